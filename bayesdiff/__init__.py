@@ -1,0 +1,107 @@
+"""Probabilistic programming with diffusion priors.
+
+A trained diffusion model becomes an ordinary NumPyro distribution: put a learned prior on a field, or a learned
+likelihood on a simulator, run BlackJAX on the model, get an ArviZ DataTree back and check its calibration.
+
+The names below are loaded when they are first used, so that ``import bayesdiff`` stays light and training runs without
+the packages that only inference and plotting need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import cosmology, diffusion, distributions, fields, networks, pretrained, reporting, sampling, training
+    from .diffusion import schedules
+    from .diffusion.denoiser import GaussianDenoiser, WienerDenoiser
+    from .diffusion.densities import Elbo, Exact, ProbabilityFlow
+    from .diffusion.model import DiffusionModel, load_model
+    from .diffusion.noise import StationaryNoise, WhiteNoise
+    from .distributions import DiffusionPrior, NoisyDiffusion
+    from .pretrained import list_pretrained, load_pretrained
+    from .sampling import HMC, NUTS, GibbsDiffusion, MarginalSurrogate, draw_fields, sample
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HMC",
+    "NUTS",
+    "DiffusionModel",
+    "DiffusionPrior",
+    "Elbo",
+    "Exact",
+    "GaussianDenoiser",
+    "GibbsDiffusion",
+    "MarginalSurrogate",
+    "NoisyDiffusion",
+    "ProbabilityFlow",
+    "StationaryNoise",
+    "WhiteNoise",
+    "WienerDenoiser",
+    "cosmology",
+    "diffusion",
+    "distributions",
+    "draw_fields",
+    "fields",
+    "list_pretrained",
+    "load_model",
+    "load_pretrained",
+    "networks",
+    "pretrained",
+    "reporting",
+    "sample",
+    "sampling",
+    "schedules",
+    "training",
+]
+
+_MODULES = {
+    "cosmology": "bayesdiff.cosmology",
+    "diffusion": "bayesdiff.diffusion",
+    "distributions": "bayesdiff.distributions",
+    "fields": "bayesdiff.fields",
+    "networks": "bayesdiff.networks",
+    "pretrained": "bayesdiff.pretrained",
+    "reporting": "bayesdiff.reporting",
+    "sampling": "bayesdiff.sampling",
+    "schedules": "bayesdiff.diffusion.schedules",
+    "training": "bayesdiff.training",
+}
+_MEMBERS = {
+    "DiffusionModel": "bayesdiff.diffusion.model",
+    "DiffusionPrior": "bayesdiff.distributions",
+    "Elbo": "bayesdiff.diffusion.densities",
+    "Exact": "bayesdiff.diffusion.densities",
+    "GaussianDenoiser": "bayesdiff.diffusion.denoiser",
+    "GibbsDiffusion": "bayesdiff.sampling",
+    "HMC": "bayesdiff.sampling",
+    "MarginalSurrogate": "bayesdiff.sampling",
+    "NUTS": "bayesdiff.sampling",
+    "NoisyDiffusion": "bayesdiff.distributions",
+    "ProbabilityFlow": "bayesdiff.diffusion.densities",
+    "StationaryNoise": "bayesdiff.diffusion.noise",
+    "WhiteNoise": "bayesdiff.diffusion.noise",
+    "WienerDenoiser": "bayesdiff.diffusion.denoiser",
+    "draw_fields": "bayesdiff.sampling",
+    "list_pretrained": "bayesdiff.pretrained",
+    "load_model": "bayesdiff.diffusion.model",
+    "load_pretrained": "bayesdiff.pretrained",
+    "sample": "bayesdiff.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = import_module(_MODULES[name])
+    elif name in _MEMBERS:
+        value = getattr(import_module(_MEMBERS[name]), name)
+    else:
+        raise AttributeError(f"module 'bayesdiff' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Runs of the models: settings, command line, and what is kept of a run."""

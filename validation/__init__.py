@@ -1,0 +1,1 @@
+"""Calibration campaigns, tables against the literature, and thresholds with their derivation."""
