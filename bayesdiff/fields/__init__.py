@@ -1,0 +1,40 @@
+"""Statistics of flat-sky fields: spectra, morphology, moments, and distances between patches."""
+
+from __future__ import annotations
+
+from bayesdiff.fields.moments import Moments, banded_moments, moments
+from bayesdiff.fields.morphology import (
+    Histogram,
+    MinkowskiFunctionals,
+    gaussian_minkowski_functionals,
+    histogram,
+    minkowski_functionals,
+)
+from bayesdiff.fields.patches import nearest_patch_distance, regrid
+from bayesdiff.fields.spectra import (
+    Correlation,
+    Spectrum,
+    cross_correlation,
+    cross_spectrum,
+    power_spectrum,
+    wavenumbers,
+)
+
+__all__ = [
+    "Correlation",
+    "Histogram",
+    "MinkowskiFunctionals",
+    "Moments",
+    "Spectrum",
+    "banded_moments",
+    "cross_correlation",
+    "cross_spectrum",
+    "gaussian_minkowski_functionals",
+    "histogram",
+    "minkowski_functionals",
+    "moments",
+    "nearest_patch_distance",
+    "power_spectrum",
+    "regrid",
+    "wavenumbers",
+]
