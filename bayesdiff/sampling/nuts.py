@@ -1,0 +1,213 @@
+"""Hamiltonian Monte Carlo by BlackJAX: NUTS and HMC with Stan's window adaptation, all chains in one program.
+
+The chains are adapted independently: step size by dual averaging, inverse mass matrix from the draws of doubling
+windows (Stan reference manual, "HMC algorithm parameters"; Hoffman & Gelman 2014, arXiv:1111.4246). BlackJAX's own
+warm-up runs all its steps in one call; here its ``init``, ``update`` and ``final`` are called step by step, with the
+schedule as an array, so that the adaptation's state is part of the chain's state and a run can show progress and stop
+anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import blackjax
+import jax
+import jax.numpy as jnp
+from blackjax.adaptation.window_adaptation import WindowAdaptationState, base, build_schedule
+from blackjax.mcmc.hmc import HMCState
+from blackjax.mcmc.metrics import Metric, gaussian_euclidean
+
+from .chains import Info, Kernel, Prepared, chain_keys
+from .start import Start
+from .target import Data, Density, Position, Target
+
+_MIN_WARMUP = 20
+_INITIAL_STEP_SIZE = 1.0
+_MAX_DENSE = 500
+
+
+class ChainState(NamedTuple):
+    """State of one chain: position with its density and gradient, and the adaptation, frozen after the warm-up."""
+
+    current: HMCState
+    adaptation: WindowAdaptationState
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """No-U-turn sampler (Hoffman & Gelman 2014, arXiv:1111.4246; multinomial version of Betancourt 2017).
+
+    Attributes:
+        num_warmup: iterations of adaptation before the first draw, at least 20.
+        target_acceptance: acceptance rate that the step size is adapted to, in (0, 1).
+        max_tree_depth: at most ``2 ** max_tree_depth - 1`` gradients per iteration.
+        dense_mass: whether the mass matrix is dense (parameters) or diagonal (fields with hundreds of values).
+    """
+
+    num_warmup: int = 500
+    target_acceptance: float = 0.8
+    max_tree_depth: int = 10
+    dense_mass: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.num_warmup, self.target_acceptance)
+        if self.max_tree_depth < 1:
+            raise ValueError(f"max_tree_depth must be at least 1, got {self.max_tree_depth}")
+
+    def prepare(self, key: jax.Array, target: Target, num_chains: int, progress: bool) -> Prepared:
+        """The kernel for this target's density."""
+        del key, num_chains, progress
+        _warn_if_large(self.dense_mass, target)
+        return Prepared(nuts_kernel(self, target.density), target)
+
+
+@dataclass(frozen=True)
+class HMC:
+    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps (Neal 2011, arXiv:1206.1901).
+
+    Attributes:
+        num_warmup: iterations of adaptation before the first draw, at least 20.
+        target_acceptance: acceptance rate that the step size is adapted to, in (0, 1).
+        num_integration_steps: gradients per iteration.
+        dense_mass: whether the mass matrix is dense (parameters) or diagonal (fields with hundreds of values).
+    """
+
+    num_warmup: int = 500
+    target_acceptance: float = 0.8
+    num_integration_steps: int = 10
+    dense_mass: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.num_warmup, self.target_acceptance)
+        if self.num_integration_steps < 1:
+            raise ValueError(f"num_integration_steps must be at least 1, got {self.num_integration_steps}")
+
+    def prepare(self, key: jax.Array, target: Target, num_chains: int, progress: bool) -> Prepared:
+        """The kernel for this target's density."""
+        del key, num_chains, progress
+        _warn_if_large(self.dense_mass, target)
+        return Prepared(hmc_kernel(self, target.density), target)
+
+
+@lru_cache(maxsize=16)
+def nuts_kernel(settings: NUTS, density: Density) -> Kernel:
+    """NUTS kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
+    transition = partial(blackjax.nuts.build_kernel(), max_num_doublings=settings.max_tree_depth)
+
+    def describe(info: Any) -> Info:
+        return {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
+
+    return _adaptive_kernel(density, transition, describe, settings)
+
+
+@lru_cache(maxsize=16)
+def hmc_kernel(settings: HMC, density: Density) -> Kernel:
+    """HMC kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
+    transition = partial(blackjax.hmc.build_kernel(), num_integration_steps=settings.num_integration_steps)
+
+    def describe(info: Any) -> Info:
+        return {"n_steps": jnp.int32(info.num_integration_steps)}
+
+    return _adaptive_kernel(density, transition, describe, settings)
+
+
+def guarded_metric(inverse_mass_matrix: jax.Array) -> Metric:
+    """BlackJAX's Euclidean metric whose kinetic energy is infinite where it overflows.
+
+    A step that is far too large leaves a momentum whose quadratic form overflows in float32, with a dense matrix to
+    minus infinity as readily as to plus; BlackJAX would take that for a wonderful proposal and the chain would be lost.
+    """
+    metric = gaussian_euclidean(inverse_mass_matrix)
+
+    def kinetic_energy(momentum: Any, position: Any = None) -> jax.Array:
+        energy = jnp.asarray(metric.kinetic_energy(momentum, position=position))
+        return jnp.where(energy > -1.0, energy, jnp.inf)
+
+    return metric._replace(kinetic_energy=kinetic_energy)
+
+
+def _adaptive_kernel(
+    density: Density, transition: Callable[..., Any], describe: Callable[[Any], Info], settings: NUTS | HMC
+) -> Kernel:
+    with warnings.catch_warnings():
+        # BlackJAX 1.7 deprecates `base` for its run-in-one-call warm-ups, which cannot be stopped and restarted.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        begin, update, finish = base(not settings.dense_mass, settings.target_acceptance)
+    num_warmup = settings.num_warmup
+    schedule = jnp.asarray(build_schedule(num_warmup), dtype=jnp.int32)
+
+    def init(key: jax.Array, start: Start, data: Data) -> ChainState:
+        del key, data
+        adaptation = jax.vmap(lambda position: begin(position, jnp.asarray(_INITIAL_STEP_SIZE)))(start.position)
+        current: Any = (start.position, start.log_density, start.gradient)
+        return ChainState(HMCState(*current), adaptation)
+
+    def adapt(index: jax.Array, adaptation: WindowAdaptationState, position: Any, acceptance: jax.Array) -> Any:
+        stage, is_window_end = schedule[index, 0], schedule[index, 1] == 1
+        adaptation = update(adaptation, (stage, is_window_end), position, acceptance)
+        step_size, inverse_mass_matrix = finish(adaptation)
+        done = index == num_warmup - 1
+        return adaptation._replace(
+            step_size=jnp.where(done, step_size, adaptation.step_size),
+            inverse_mass_matrix=jnp.where(done, inverse_mass_matrix, adaptation.inverse_mass_matrix),
+        )
+
+    def step(key: jax.Array, index: jax.Array, state: ChainState, data: Data) -> tuple[ChainState, Info]:
+        def log_density(position: Position) -> jax.Array:
+            return density(position, data)
+
+        def move(key: jax.Array, state: ChainState) -> tuple[HMCState, Any]:
+            tuning = state.adaptation
+            return transition(
+                key,
+                state.current,
+                log_density,
+                step_size=tuning.step_size,
+                inverse_mass_matrix=guarded_metric(tuning.inverse_mass_matrix),
+            )
+
+        keys = chain_keys(key, jnp.shape(state.current.logdensity)[0])
+        current, info = jax.vmap(move)(keys, state)
+        info_of_step = {
+            "acceptance_rate": info.acceptance_rate,
+            "diverging": info.is_divergent,
+            "energy": info.energy,
+            "step_size": state.adaptation.step_size,
+            "lp": current.logdensity,
+            **jax.vmap(describe)(info),
+        }
+
+        def adapted() -> WindowAdaptationState:
+            new = jax.vmap(adapt, in_axes=(None, 0, 0, 0))(
+                index, state.adaptation, current.position, info.acceptance_rate
+            )
+            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state.adaptation)
+
+        adaptation = jax.lax.cond(index < num_warmup, adapted, lambda: state.adaptation)
+        return ChainState(current, adaptation), info_of_step
+
+    return Kernel(init, step, lambda state: state.current.position, num_warmup)
+
+
+def _check(num_warmup: int, target_acceptance: float) -> None:
+    if num_warmup < _MIN_WARMUP:
+        raise ValueError(f"num_warmup must be at least {_MIN_WARMUP} to adapt the mass matrix, got {num_warmup}")
+    if not 0.0 < target_acceptance < 1.0:
+        raise ValueError(f"target_acceptance must be between 0 and 1, got {target_acceptance}")
+
+
+def _warn_if_large(dense_mass: bool, target: Target) -> None:
+    size = sum(math.prod(shape) for shape in target.latent_shapes.values())
+    if dense_mass and size > _MAX_DENSE:
+        warnings.warn(
+            f"a dense mass matrix for {size} unconstrained values adapts slowly and costs their square: "
+            "consider dense_mass=False",
+            UserWarning,
+            stacklevel=2,
+        )

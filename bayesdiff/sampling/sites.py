@@ -1,0 +1,88 @@
+"""What a model's trace says: which sites are latent, which are refused, and what their dimensions are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+
+Sites = Mapping[str, Mapping[str, Any]]
+FIELD_DIMS = ("channel", "height", "width")
+
+
+def latent_sites(sites: Sites) -> tuple[str, ...]:
+    """Names of the sample sites that are not observed."""
+    return tuple(name for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"])
+
+
+def observed_sites(sites: Sites) -> tuple[str, ...]:
+    """Names of the observed sample sites, ``numpyro.factor`` included."""
+    return tuple(name for name, site in sites.items() if site["type"] == "sample" and site["is_observed"])
+
+
+def observed_values(sites: Sites) -> dict[str, np.ndarray]:
+    """Values of the observed sites, without those of ``numpyro.factor``, which have none.
+
+    Raises:
+        ValueError: a value is NaN or infinite; the message says how many and where the first is.
+    """
+    names = [name for name in observed_sites(sites) if not isinstance(_innermost(sites[name]["fn"]), dist.Unit)]
+    values = {name: np.asarray(sites[name]["value"]) for name in names}
+    for name, value in values.items():
+        bad = np.argwhere(~np.isfinite(value))
+        if len(bad):
+            first = tuple(int(i) for i in bad[0])
+            raise ValueError(
+                f"observed site '{name}' must be finite, got {len(bad)} NaN or infinite of {value.size} values, "
+                f"the first at index {first}"
+            )
+    return values
+
+
+def refuse_unsuitable(sites: Sites) -> None:
+    """Raise ValueError, naming the site, if gradient-based chains cannot sample a model with these sites."""
+    latent = latent_sites(sites)
+    discrete = [name for name in latent if sites[name]["fn"].support.is_discrete]
+    if discrete:
+        raise ValueError(
+            f"latent site '{discrete[0]}' is discrete ({type(_innermost(sites[discrete[0]]['fn'])).__name__}): only "
+            "continuous latent sites can be sampled; sum it out of the model"
+        )
+    if not observed_sites(sites):
+        raise ValueError(
+            "observed site missing: no sample site of the model has a value "
+            f"(latent sites: {', '.join(latent) or 'none'}); pass the data, e.g. sample(key, model, y)"
+        )
+    if not latent:
+        raise ValueError("the model has no latent site: there is nothing to sample")
+
+
+def site_dims(site: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a site's dimensions: plates by their names, fields (channel, height, width), else ``<site>_dim_<i>``."""
+    rank = np.ndim(site["value"])
+    names = [f"{site['name']}_dim_{i}" for i in range(rank)]
+    event_dim = site["fn"].event_dim if site["type"] == "sample" else 0
+    for frame in site.get("cond_indep_stack", ()) if site["type"] == "sample" else ():
+        axis = rank - event_dim + frame.dim
+        if 0 <= axis < rank and np.shape(site["value"])[axis] == frame.size:
+            names[axis] = frame.name
+    if event_dim == 3:
+        names[-3:] = FIELD_DIMS
+    return tuple(names)
+
+
+def describe(sites: Sites) -> str:
+    """One line per sample site: name, distribution, shape and whether it is observed; part of the model's hash."""
+    return "\n".join(
+        f"{name} {type(_innermost(site['fn'])).__name__} {np.shape(site['value'])} {site['is_observed']}"
+        for name, site in sites.items()
+        if site["type"] == "sample"
+    )
+
+
+def _innermost(distribution: Any) -> Any:
+    while isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution | dist.Independent):
+        distribution = distribution.base_dist
+    return distribution

@@ -1,0 +1,217 @@
+"""A NumPyro model as a log density: the place where NumPyro meets the samplers.
+
+A sampler needs three functions of an unconstrained position q (a dict with one array per latent site) and of the data d
+(the floating-point arrays among the model's arguments):
+
+* ``log_density(q, d)`` = log p(theta(q), d) + log |d theta / d q|, the joint density with the Jacobian of the
+  bijections that NumPyro assigns to the supports;
+* ``constrain(q, d)``, the latent and deterministic sites at theta(q);
+* draws from the prior, in unconstrained space, to start from.
+
+Building a target evaluates no likelihood: an algorithm may replace the density first (`Target.with_density`). The data
+are arguments, not constants, so that the same compiled chains run on new data of the same shape (`Target.with_data`),
+as a calibration study wants. The functions are pure and belong to one `BoundModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.infer import init_to_sample
+from numpyro.infer.util import constrain_fn, potential_energy
+
+from . import sites as reading
+
+Model = Callable[..., Any]
+Position = dict[str, jax.Array]
+Data = Any
+Density = Callable[[Position, Data], jax.Array]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundModel:
+    """The model's functions of an unconstrained position and of the data; compared and hashed by identity.
+
+    Attributes:
+        model: the NumPyro model, after any transformation.
+        treedef: structure of ``(model_args, model_kwargs)``.
+        static: the leaves of it that are part of the program, e.g. sizes; None where a leaf travels in the data.
+        latent: names of the latent sites.
+        observed: names of the observed sites, ``numpyro.factor`` included.
+    """
+
+    model: Model
+    treedef: Any
+    static: tuple[Any, ...]
+    latent: tuple[str, ...] = ()
+    observed: tuple[str, ...] = ()
+
+    def arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The model's positional and keyword arguments with these data."""
+        leaves = [old if new is None else new for old, new in zip(self.static, data, strict=True)]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def log_density(self, position: Position, data: Data) -> jax.Array:
+        """Log joint density in unconstrained space, Jacobian included: a scalar."""
+        return -jnp.asarray(potential_energy(self.model, *self.arguments(data), position), dtype=float)
+
+    def log_prior(self, position: Position, data: Data) -> jax.Array:
+        """`log_density` without the observed sites, which are not evaluated: a scalar."""
+        unobserved = handlers.block(self.model, hide=list(self.observed))
+        return -jnp.asarray(potential_energy(unobserved, *self.arguments(data), position), dtype=float)
+
+    def distributions(self, position: Position, data: Data) -> dict[str, dist.Distribution]:
+        """The distribution of every sample site, observed ones included, given the latent sites at this position."""
+        args, kwargs = self.arguments(data)
+        values = constrain_fn(self.model, args, kwargs, position)
+        trace = handlers.trace(handlers.substitute(self.model, data=values)).get_trace(*args, **kwargs)
+        return {name: site["fn"] for name, site in trace.items() if site["type"] == "sample"}
+
+    def constrain(self, position: Position, data: Data) -> dict[str, jax.Array]:
+        """Values of the latent and deterministic sites at one unconstrained position."""
+        args, kwargs = self.arguments(data)
+        values = constrain_fn(self.model, args, kwargs, position, return_deterministic=True)
+        return {name: jnp.asarray(value) for name, value in values.items()}
+
+    def unconstrain(self, values: Mapping[str, jax.Array], data: Data) -> Position:
+        """The unconstrained position of given values of the latent sites; the inverse of `constrain`."""
+        args, kwargs = self.arguments(data)
+        trace = handlers.trace(handlers.substitute(self.model, data=dict(values))).get_trace(*args, **kwargs)
+        return self.invert(trace)
+
+    def draw_prior(self, key: jax.Array, data: Data) -> Position:
+        """One unconstrained draw from the prior; sites whose prior cannot be sampled start in (-2, 2)."""
+        return self.invert(self.trace(key, data))
+
+    def trace(self, key: jax.Array, data: Data) -> dict[str, Any]:
+        """NumPyro's trace of the model at one draw from the prior."""
+        args, kwargs = self.arguments(data)
+        drawn = handlers.substitute(handlers.seed(self.model, key), substitute_fn=init_to_sample())
+        return handlers.trace(drawn).get_trace(*args, **kwargs)
+
+    def invert(self, trace: Mapping[str, Any]) -> Position:
+        """The unconstrained position of a trace's latent sites."""
+        return {
+            name: jnp.asarray(dist.biject_to(trace[name]["fn"].support).inv(trace[name]["value"]), dtype=float)
+            for name in self.latent
+        }
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the chains sample.
+
+    Attributes:
+        functions: the model's pure functions.
+        data: the arrays that they take as second argument.
+        density: log density that is sampled, ``(position, density_data) -> scalar``; the model's own unless replaced.
+        density_data: second argument of `density`; the data unless replaced.
+        observed: values of the observed sites.
+        latent_shapes: unconstrained shapes of the latent sites.
+        dims: names of the dimensions of each latent, deterministic and observed site.
+        description: one line per site; part of the model's hash.
+    """
+
+    functions: BoundModel
+    data: Data
+    density: Density
+    density_data: Data
+    observed: dict[str, np.ndarray]
+    latent_shapes: dict[str, tuple[int, ...]]
+    dims: dict[str, tuple[str, ...]]
+    description: str
+
+    @property
+    def latent(self) -> tuple[str, ...]:
+        """Names of the latent sites."""
+        return self.functions.latent
+
+    def log_density(self, position: Position) -> jax.Array:
+        """Log density that is sampled, at one unconstrained position: a scalar."""
+        return self.density(position, self.density_data)
+
+    def constrain(self, position: Position) -> dict[str, jax.Array]:
+        """Latent and deterministic sites at one unconstrained position."""
+        return self.functions.constrain(position, self.data)
+
+    def with_data(self, key: jax.Array, *model_args: Any, model_kwargs: Mapping[str, Any] | None = None) -> Target:
+        """The same model with new data of the same shapes: nothing that was compiled is compiled again.
+
+        A density that was replaced is not carried over.
+
+        Raises:
+            ValueError: as `build_target` does, or because the new arguments differ in structure, shape or sizes.
+        """
+        treedef, static, data = _split_arguments(model_args, model_kwargs)
+        old = (self.functions.treedef, [np.shape(x) for x in jax.tree.leaves(self.data)])
+        new = (treedef, [np.shape(x) for x in jax.tree.leaves(data)])
+        if old != new or not all(map(_same, static, self.functions.static)):
+            raise ValueError("the new arguments differ in structure, shape or static values: build a new target")
+        return _bind(key, self.functions, data)
+
+    def with_density(self, density: Density, density_data: Data = ()) -> Target:
+        """The same model with another log density to sample, e.g. a surrogate of it.
+
+        ``density(position, density_data)`` must be pure; put arrays into ``density_data``, so that another fit of the
+        same surrogate reuses what was compiled.
+        """
+        return replace(self, density=density, density_data=density_data)
+
+
+def build_target(
+    key: jax.Array,
+    model: Model,
+    model_args: tuple[Any, ...] = (),
+    model_kwargs: Mapping[str, Any] | None = None,
+    transform_model: Callable[[Model], Model] | None = None,
+) -> Target:
+    """The target of a NumPyro model with its data.
+
+    Args:
+        key: random key of the prior draw at which the model's sites are read.
+        model: NumPyro model whose latent sites are all continuous and which observes at least one site.
+        model_args: its positional arguments.
+        model_kwargs: its keyword arguments.
+        transform_model: hook that returns the model to sample instead, e.g. with another estimator in a
+            distribution's log density.
+
+    Raises:
+        ValueError: no observed site, a discrete latent site, or NaN or infinity in an observed site; the message names
+            the site.
+    """
+    treedef, static, data = _split_arguments(model_args, model_kwargs)
+    functions = BoundModel(model if transform_model is None else transform_model(model), treedef, static)
+    trace = functions.trace(key, data)
+    reading.refuse_unsuitable(trace)
+    named = replace(functions, latent=reading.latent_sites(trace), observed=reading.observed_sites(trace))
+    return _bind(key, named, data)
+
+
+def _bind(key: jax.Array, functions: BoundModel, data: Data) -> Target:
+    trace = functions.trace(key, data)
+    observed = reading.observed_values(trace)
+    dims = {name: reading.site_dims(s) for name, s in trace.items() if s["type"] in ("sample", "deterministic")}
+    shapes = {name: x.shape for name, x in functions.invert(trace).items()}
+    return Target(functions, data, functions.log_density, data, observed, shapes, dims, reading.describe(trace))
+
+
+def _split_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> tuple[Any, tuple[Any, ...], Data]:
+    """Floating-point arrays become data; everything else, sizes and index arrays included, stays in the program."""
+    leaves, treedef = jax.tree.flatten((tuple(args), dict(kwargs or {})))
+    travels = [isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
+    static = tuple(None if t else leaf for t, leaf in zip(travels, leaves, strict=True))
+    data = tuple(jnp.asarray(leaf) if t else None for t, leaf in zip(travels, leaves, strict=True))
+    return treedef, static, data
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, jax.Array | np.ndarray) or isinstance(b, jax.Array | np.ndarray):
+        return type(a) is type(b) and np.array_equal(a, b)
+    return a is b or bool(a == b)
