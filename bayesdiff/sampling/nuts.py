@@ -30,6 +30,7 @@ from .target import Data, Density, Position, Target
 _MIN_WARMUP = 20
 _INITIAL_STEP_SIZE = 1.0
 _MAX_DENSE = 500
+_NO_CHAIN = 2**31
 
 
 class ChainState(NamedTuple):
@@ -69,12 +70,15 @@ class NUTS:
 
 @dataclass(frozen=True)
 class HMC:
-    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps (Neal 2011, arXiv:1206.1901).
+    """Hamiltonian Monte Carlo (Neal 2011, arXiv:1206.1901).
+
+    The number of leapfrog steps is drawn for every iteration, because trajectories of one length may close on
+    themselves and return every chain to where it was (section 3.2 there).
 
     Attributes:
         num_warmup: iterations of adaptation before the first draw, at least 20.
         target_acceptance: acceptance rate that the step size is adapted to, in (0, 1).
-        num_integration_steps: gradients per iteration.
+        num_integration_steps: largest number of gradients per iteration; each iteration draws one from 1 to it.
         dense_mass: whether the mass matrix is dense (parameters) or diagonal (fields with hundreds of values).
     """
 
@@ -100,21 +104,27 @@ def nuts_kernel(settings: NUTS, density: Density) -> Kernel:
     """NUTS kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
     transition = partial(blackjax.nuts.build_kernel(), max_num_doublings=settings.max_tree_depth)
 
+    def vary(key: jax.Array) -> dict[str, Any]:
+        del key
+        return {}
+
     def describe(info: Any) -> Info:
         return {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
 
-    return _adaptive_kernel(density, transition, describe, settings)
+    return _adaptive_kernel(density, transition, vary, describe, settings)
 
 
 @lru_cache(maxsize=16)
 def hmc_kernel(settings: HMC, density: Density) -> Kernel:
     """HMC kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
-    transition = partial(blackjax.hmc.build_kernel(), num_integration_steps=settings.num_integration_steps)
+
+    def vary(key: jax.Array) -> dict[str, Any]:
+        return {"num_integration_steps": jax.random.randint(key, (), 1, settings.num_integration_steps + 1)}
 
     def describe(info: Any) -> Info:
         return {"n_steps": jnp.int32(info.num_integration_steps)}
 
-    return _adaptive_kernel(density, transition, describe, settings)
+    return _adaptive_kernel(density, blackjax.hmc.build_kernel(), vary, describe, settings)
 
 
 def guarded_metric(inverse_mass_matrix: jax.Array) -> Metric:
@@ -133,7 +143,11 @@ def guarded_metric(inverse_mass_matrix: jax.Array) -> Metric:
 
 
 def _adaptive_kernel(
-    density: Density, transition: Callable[..., Any], describe: Callable[[Any], Info], settings: NUTS | HMC
+    density: Density,
+    transition: Callable[..., Any],
+    vary: Callable[[jax.Array], dict[str, Any]],
+    describe: Callable[[Any], Info],
+    settings: NUTS | HMC,
 ) -> Kernel:
     with warnings.catch_warnings():
         # BlackJAX 1.7 deprecates `base` for its run-in-one-call warm-ups, which cannot be stopped and restarted.
@@ -162,6 +176,9 @@ def _adaptive_kernel(
         def log_density(position: Position) -> jax.Array:
             return density(position, data)
 
+        # Drawn once for all chains, which run in lockstep anyway.
+        varied = vary(jax.random.fold_in(key, _NO_CHAIN))
+
         def move(key: jax.Array, state: ChainState) -> tuple[HMCState, Any]:
             tuning = state.adaptation
             return transition(
@@ -170,6 +187,7 @@ def _adaptive_kernel(
                 log_density,
                 step_size=tuning.step_size,
                 inverse_mass_matrix=guarded_metric(tuning.inverse_mass_matrix),
+                **varied,
             )
 
         keys = chain_keys(key, jnp.shape(state.current.logdensity)[0])
