@@ -1,0 +1,202 @@
+"""Models on disk: ``model.safetensors`` for the arrays and ``card.json`` for everything else.
+
+The card names what the arrays are (denoiser, noise, schedule, shapes), carries their SHA-256, and whatever is known of
+training, provenance and measured quality. Both files are written beside and moved into place, so a model is there whole or
+not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from bayesdiff.diffusion import schedules
+from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.model import Card, DiffusionModel
+from bayesdiff.diffusion.noise import Noise, StationaryNoise, WhiteNoise
+
+FORMAT = 1
+WEIGHTS, CARD = "model.safetensors", "card.json"
+_STRUCTURE = ("denoiser", "noise", "schedule", "event_shape", "context_names", "context_bounds", "name")
+_POWER_TYPES = {
+    "cmb_power": ("bayesdiff.cosmology", "CMBPower"),
+    "white_power": ("bayesdiff.cosmology", "WhitePower"),
+}
+
+
+def save_model(model: DiffusionModel, path: Path, entries: dict[str, Any]) -> Path:
+    """Write ``model`` into the folder ``path``."""
+    tensors: dict[str, np.ndarray] = {}
+    structure = {
+        "denoiser": _describe_denoiser(model.denoiser, tensors),
+        "noise": _describe_noise(model.noise, tensors),
+        "schedule": {"type": type(model.schedule).__name__, **asdict(model.schedule)},  # type: ignore[call-overload]
+        "event_shape": list(model.event_shape),
+        "context_names": list(model.context_names),
+        "context_bounds": None if model.context_bounds is None else [list(b) for b in model.context_bounds],
+        "name": model.name,
+    }
+    weights = save_tensors({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    card = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest(), **structure}
+    card |= dict(model.card.entries) | entries
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in ((WEIGHTS, weights), (CARD, json.dumps(card, indent=1).encode())):
+        partial = path / (name + ".partial")
+        partial.write_bytes(content)
+        os.replace(partial, path / name)
+    return path
+
+
+def read_model(path: Path, noise: Noise | None) -> DiffusionModel:
+    """Read the folder ``path``; see :func:`bayesdiff.diffusion.model.load_model`."""
+    for name in (CARD, WEIGHTS):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"a model is a folder with {CARD} and {WEIGHTS}; {path} has no {name}")
+    try:
+        card = json.loads((path / CARD).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / CARD} is not readable as JSON ({error}); the card is damaged") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else type(card).__name__
+        raise ValueError(f"{path / CARD} must be a model card of format {FORMAT}, got format {found!r}")
+    missing = [key for key in (*_STRUCTURE, "weights_sha256") if key not in card]
+    if missing:
+        raise ValueError(f"{path / CARD} lacks the entries {missing}")
+    weights = (path / WEIGHTS).read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != card["weights_sha256"]:
+        raise ValueError(
+            f"{path / WEIGHTS} is not the file its card describes (truncated, tampered or mismatched): "
+            f"SHA-256 {digest[:12]}... where {card['weights_sha256'][:12]}... was expected"
+        )
+    try:
+        tensors = load_tensors(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{path / WEIGHTS} is not a readable safetensors file: {error}") from error
+    bounds = card["context_bounds"]
+    return DiffusionModel(
+        denoiser=_build_denoiser(card["denoiser"], tensors),
+        schedule=_build_schedule(card["schedule"]),
+        noise=noise if noise is not None else _build_noise(card["noise"], tensors),
+        event_shape=tuple(card["event_shape"]),
+        context_names=tuple(card["context_names"]),
+        context_bounds=None if bounds is None else tuple((low, high) for low, high in bounds),
+        name=card["name"],
+        card=Card({key: value for key, value in card.items() if key not in _STRUCTURE}),
+    )
+
+
+def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    if isinstance(denoiser, GaussianDenoiser):
+        tensors["power"], tensors["mean"] = np.asarray(denoiser.power), np.asarray(denoiser.mean)
+        return {"type": "gaussian"}
+    from bayesdiff.networks.wiener import WienerDenoiser
+
+    if not isinstance(denoiser, WienerDenoiser):
+        raise ValueError(f"only GaussianDenoiser and WienerDenoiser can be stored, got {type(denoiser).__name__}")
+    _describe_denoiser(denoiser.reference, tensors)
+    tensors["context_low"], tensors["context_high"] = np.asarray(denoiser.context_low), np.asarray(denoiser.context_high)
+    tensors["residual_log_s"] = np.asarray(denoiser.residual_variance.log_s)
+    tensors["residual_ratio"] = np.asarray(denoiser.residual_variance.ratio)
+    for name, value in _flatten(denoiser.params).items():
+        tensors[f"network.{name}"] = np.asarray(value)
+    return {"type": "wiener", "network": asdict(denoiser.config)}
+
+
+def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
+    reference = GaussianDenoiser(jnp.asarray(tensors["power"]), jnp.asarray(tensors["mean"]))
+    if card.get("type") == "gaussian":
+        return reference
+    if card.get("type") != "wiener":
+        raise ValueError(f"the card's denoiser must be of type 'gaussian' or 'wiener', got {card.get('type')!r}")
+    from bayesdiff.networks.unet import UNetConfig
+    from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, initialise
+
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in card["network"].items()}
+    config = UNetConfig(**settings)
+    expected = _flatten(initialise(0, reference, config).params)
+    stored = {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}
+    wrong = [k for k in expected.keys() | stored.keys() if k not in stored or np.shape(expected.get(k)) != stored[k].shape]
+    if wrong:
+        raise ValueError(f"the weights do not fit the network of the card: {sorted(wrong)[:3]} and {len(wrong)} in all")
+    return WienerDenoiser(
+        reference=reference,
+        params=_unflatten({name: jnp.asarray(value) for name, value in stored.items()}),
+        context_low=jnp.asarray(tensors["context_low"]),
+        context_high=jnp.asarray(tensors["context_high"]),
+        residual_variance=ResidualVariance(
+            jnp.asarray(tensors["residual_log_s"]), jnp.asarray(tensors["residual_ratio"])
+        ),
+        config=config,
+    )
+
+
+def _build_schedule(card: dict[str, Any]):
+    settings = dict(card)
+    kind = settings.pop("type", None)
+    known = ("VPLinear", "Cosine", "Sigmoid", "EDM", "LearnedLinear")
+    if kind not in known:
+        raise ValueError(f"the card's schedule must be one of {known}, got {kind!r}")
+    return getattr(schedules, kind)(**settings)
+
+
+def _describe_noise(noise: Noise, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    if isinstance(noise, WhiteNoise):
+        return {"type": "white"}
+    if not isinstance(noise, StationaryNoise):
+        raise ValueError(f"only WhiteNoise and StationaryNoise can be stored, got {type(noise).__name__}")
+    components: dict[str, Any] = {}
+    for name, power in noise.components.items():
+        if not callable(power):
+            tensors[f"noise.{name}"] = np.asarray(power)
+            components[name] = {"type": "array"}
+        elif hasattr(power, "to_card"):
+            components[name] = power.to_card()
+        else:
+            components[name] = {"type": "function"}
+    return {"type": "stationary", "isotropic": noise.isotropic, "components": components}
+
+
+def _build_noise(card: dict[str, Any], tensors: dict[str, np.ndarray]) -> Noise:
+    if card.get("type") == "white":
+        return WhiteNoise()
+    powers: dict[str, Any] = {}
+    for name, component in card["components"].items():
+        kind = component["type"]
+        if kind == "array":
+            powers[name] = tensors[f"noise.{name}"]
+        elif kind in _POWER_TYPES:
+            module, attribute = _POWER_TYPES[kind]
+            powers[name] = getattr(import_module(module), attribute).from_card(component)
+        else:
+            raise ValueError(f"the power of {name!r} is a function that was not stored; give noise= to load_model")
+    return StationaryNoise(powers, isotropic=card["isotropic"])
+
+
+def _flatten(tree, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts of arrays as one dict with dotted names; integer keys are list positions."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def _unflatten(flat: dict[str, Any]) -> dict:
+    tree: dict = {}
+    for name, value in flat.items():
+        *path, last = (int(part) if part.isdigit() else part for part in name.split("."))
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree

@@ -1,0 +1,74 @@
+"""A diffusion model as a NumPyro distribution of its field."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.util import is_prng_key
+
+from bayesdiff.diffusion.densities import Exact, LogDensity, best_log_density
+from bayesdiff.diffusion.model import DiffusionModel
+from bayesdiff.diffusion.samplers import draw_prior
+from bayesdiff.distributions.batching import key_argument, over_batch
+
+SMALLEST_NOISE_LEVEL = 1e-3
+
+
+class DiffusionPrior(Distribution):
+    """The distribution of the field x that a diffusion model has learned.
+
+    Args:
+        model: the diffusion.
+        context: conditioning scalars, a tuple in the order of ``model.context_names``, a dict, or an array (..., num_context).
+        log_density: estimator of the log density; by default the best that the model offers (the closed form where its
+            denoiser has one, else the variational bound with the twin as reference). Learned densities are those of the field
+            at the lowest noise level of the schedule, which is the field for every practical purpose.
+
+    The event shape is (channels, height, width), the batch shape that of the context.
+
+    Raises:
+        ValueError: for a context of the wrong names or number, or outside the trained range.
+    """
+
+    arg_constraints = {"context": constraints.real_vector}
+    support = constraints.independent(constraints.real, 3)
+    pytree_data_fields = ("model", "context", "log_density")
+
+    def __init__(
+        self, model: DiffusionModel, context=None, log_density: LogDensity | None = None, *, validate_args: bool | None = None
+    ):
+        self.model = model
+        self.context = model.context_array(context)
+        self.log_density = best_log_density(model) if log_density is None else log_density
+        super().__init__(self.context.shape[:-1], model.event_shape, validate_args=validate_args)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Draw fields, shape sample_shape + batch_shape + (C, H, W), by the probability flow from t = 1."""
+        assert is_prng_key(key)
+        shape = tuple(sample_shape) + self.batch_shape
+        draw = lambda key, context: draw_prior(key, self.model, context)  # noqa: E731
+        return over_batch(draw, shape, [key_argument(key, shape), (self.context, 1)])
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log density of fields (..., C, H, W); minus infinity outside the trained range of the context."""
+        lowest = 0.0 if isinstance(self.log_density, Exact) else max(self.model.noise_levels()[0], SMALLEST_NOISE_LEVEL)
+        inside = self.model.context_inside(self.context)
+        context = inside_or_centre(self.model, self.context, inside)
+        batch = jnp.broadcast_shapes(jnp.shape(value)[:-3], self.batch_shape)
+        evaluate = lambda x, context: self.log_density(self.model, x, jnp.asarray(lowest), context)  # noqa: E731
+        density = over_batch(evaluate, batch, [(jnp.asarray(value), 3), (context, 1)])
+        return jnp.where(inside, density, -jnp.inf)
+
+    def score(self, x: jax.Array, t) -> jax.Array:
+        """grad_z log p_t(z) at z = x, fields (..., C, H, W), for one time t and an unbatched context."""
+        return self.model.score(x, t, self.context)
+
+
+def inside_or_centre(model: DiffusionModel, context: jax.Array, inside: jax.Array) -> jax.Array:
+    """The context where it is inside the trained range, else the centre of that range, where gradients are finite."""
+    if model.context_bounds is None or not model.context_names:
+        return context
+    centre = jnp.asarray(np.mean(model.context_bounds, axis=1), dtype=context.dtype)
+    return jnp.where(inside[..., None], context, centre)

@@ -1,0 +1,306 @@
+"""Training of a Wiener-preconditioned denoiser on maps.
+
+The loss is the plain mean square in the whitened basis, E |N - V^(-1/2) F(x - D_W)|^2, whose value for the Wiener filter is one
+in every mode, at every noise level and every context. Times are stratified over the batch and uniform under the model's noise
+schedule; contexts are uniform in their box. Maps are augmented by random shifts (periodic where the map is), flips and
+quarter turns. Every random number of step i is derived from (seed, i), and a checkpoint holds all of the state, so that an
+interrupted training continues as if it had not been interrupted.
+
+Imports only jax, flax, optax, numpy and safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from bayesdiff.diffusion.fourier import filter_field, mode_power
+from bayesdiff.diffusion.noise import Noise, colour
+from bayesdiff.diffusion.schedules import Schedule, noise_level
+from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, radial_band
+
+NUM_LOSS_BANDS = 8
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps in all; may be lowered or raised between restarts while the learning rate is constant.
+        batch_size: maps per step.
+        learning_rate: after the warm-up, constant until the last ``decay_fraction`` of the steps, then a cosine to zero.
+        warmup_steps: steps of linear warm-up.
+        decay_fraction: share of the steps over which the learning rate decays.
+        weight_decay: of AdamW.
+        ema_decay: of the exponential moving average of the parameters, which is what is kept.
+        clip_norm: bound on the global norm of a gradient.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines of progress.
+        seed: of every random number.
+    """
+
+    steps: int = 8000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 300
+    decay_fraction: float = 0.3
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    checkpoint_every: int = 250
+    log_every: int = 50
+    seed: int = 0
+
+
+class MapWindows(NamedTuple):
+    """Training maps from which windows are cut at random.
+
+    Attributes:
+        maps: fields of equal shape, (num_maps, C, rows, columns).
+        size: side of a window in pixels.
+        periodic: whether a window may wrap around in rows and in columns.
+    """
+
+    maps: jax.Array
+    size: int
+    periodic: tuple[bool, bool] = (True, True)
+
+    def draw(self, key: jax.Array) -> jax.Array:
+        """One window (C, size, size): random map, shift, flip and quarter turns."""
+        which, row, column, turn, flip = jax.random.split(key, 5)
+        rows, columns = self.maps.shape[-2:]
+        first_row = jax.random.randint(row, (), 0, rows if self.periodic[0] else rows - self.size + 1)
+        first_column = jax.random.randint(column, (), 0, columns if self.periodic[1] else columns - self.size + 1)
+        field = self.maps[jax.random.randint(which, (), 0, self.maps.shape[0])]
+        field = jnp.take(field, (first_row + jnp.arange(self.size)) % rows, axis=-2)
+        field = jnp.take(field, (first_column + jnp.arange(self.size)) % columns, axis=-1)
+        field = jax.lax.switch(
+            jax.random.randint(turn, (), 0, 4),
+            [lambda x, k=k: jnp.rot90(x, k, axes=(-2, -1)) for k in range(4)],
+            field,
+        )
+        return jnp.where(jax.random.bernoulli(flip), field[..., ::-1], field)
+
+    def statistics(self, num: int = 4096, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+        """Mean, shape (C, 1, 1), and power per mode about it, shape (C, H, W), of random windows.
+
+        The power is averaged over the symmetries of the square, which the augmentation imposes.
+        """
+
+        def batch(total, key):
+            fields = jax.vmap(self.draw)(jax.random.split(key, 128))
+            return total + jnp.mean(mode_power(fields), axis=0), jnp.mean(fields, axis=(0, 2, 3))
+
+        zero = jnp.zeros((self.maps.shape[1], self.size, self.size))
+        total, means = jax.lax.scan(batch, zero, jax.random.split(jax.random.key(seed), num // 128))
+        mean, power = jnp.mean(means, axis=0), total / (num // 128)
+        power = power.at[:, 0, 0].add(-(mean**2) * self.size**2)
+        flipped = jnp.roll(power[..., ::-1], 1, axis=-1)
+        power = 0.5 * (power + flipped)
+        return mean[:, None, None], 0.5 * (power + jnp.swapaxes(power, -1, -2))
+
+
+class _State(NamedTuple):
+    params: Any
+    ema: Any
+    optimiser: Any
+    step: jax.Array
+
+
+class _Example(NamedTuple):
+    y: jax.Array
+    s: jax.Array
+    noise_power: jax.Array
+    context: jax.Array
+    target: jax.Array
+
+
+def _draw_example(key, t, windows: MapWindows, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise) -> _Example:
+    cut, parameters, white = jax.random.split(key, 3)
+    x = windows.draw(cut)
+    context = jax.random.uniform(
+        parameters, denoiser.context_low.shape, minval=denoiser.context_low, maxval=denoiser.context_high
+    )
+    noise_power = noise.power(context, x.shape)
+    s = noise_level(schedule, t)
+    y = x + s * colour(jax.random.normal(white, x.shape), noise_power)
+    levels = denoiser.reference.levels(s, noise_power)
+    spread = jnp.sqrt(s**2 * noise_power * levels.signal)
+    target = filter_field(x - denoiser.reference(y, s, noise_power, context), 1.0 / spread)
+    return _Example(y, s, noise_power, context, target)
+
+
+def _errors(denoiser: WienerDenoiser, example: _Example) -> jax.Array:
+    return denoiser.whitened_residual(*example[:4]) - example.target
+
+
+def train(
+    windows: MapWindows,
+    denoiser: WienerDenoiser,
+    schedule: Schedule,
+    noise: Noise,
+    settings: TrainingSettings = TrainingSettings(),
+    folder: str | Path = "build/training",
+    report: Callable[[str], None] = print,
+) -> WienerDenoiser:
+    """Train the network of ``denoiser``, continuing from the last checkpoint in ``folder`` where there is one.
+
+    Args:
+        windows: training maps.
+        denoiser: from :func:`bayesdiff.networks.wiener.initialise`.
+        schedule: noise schedule; times are uniform under it.
+        noise: noise of the diffusion; its power is called with contexts uniform in the denoiser's box.
+        settings: how to train.
+        folder: where checkpoints and ``progress.jsonl`` are kept.
+        report: receives a line of progress now and then.
+
+    Returns:
+        The denoiser with the averaged parameters and its measured residual variance.
+
+    Raises:
+        ValueError: if the checkpoint in ``folder`` belongs to another network.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    optimiser = _optimiser(settings)
+    state = _State(denoiser.params, denoiser.params, optimiser.init(denoiser.params), jnp.asarray(0))
+    state = _restore(folder / "checkpoint.safetensors", state)
+
+    @jax.jit
+    def update(state: _State) -> tuple[_State, jax.Array, jax.Array]:
+        time_key, key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step))
+        strata = jnp.arange(settings.batch_size)
+        t = (strata + jax.random.uniform(time_key, (settings.batch_size,))) / settings.batch_size
+        examples = jax.vmap(lambda k, t: _draw_example(k, t, windows, denoiser, schedule, noise))(
+            jax.random.split(key, settings.batch_size), t
+        )
+
+        def loss(params):
+            errors = jax.vmap(lambda e: _errors(denoiser.with_params(params), e))(examples)
+            per_map = jnp.mean(errors**2, axis=(1, 2, 3))
+            return jnp.mean(per_map), per_map
+
+        gradient, per_map = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimiser.update(gradient, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
+        return _State(params, ema, opt_state, state.step + 1), t, per_map
+
+    history: list[tuple[np.ndarray, np.ndarray]] = []
+    started, first = time.monotonic(), int(state.step)
+    while int(state.step) < settings.steps:
+        state, t, per_map = update(state)
+        history.append((np.asarray(t), np.asarray(per_map)))
+        step = int(state.step)
+        if step % settings.log_every == 0 or step == settings.steps:
+            rate = (time.monotonic() - started) / (step - first)
+            _log(folder / "progress.jsonl", step, settings, history, rate, report)
+            history.clear()
+        if step % settings.checkpoint_every == 0 or step == settings.steps:
+            _save(folder / "checkpoint.safetensors", state)
+    trained = denoiser.with_params(state.ema)
+    return replace(trained, residual_variance=measure_residual_variance(trained, windows, schedule, noise))
+
+
+def measure_residual_variance(
+    denoiser: WienerDenoiser, windows: MapWindows, schedule: Schedule, noise: Noise, num: int = 64, seed: int = 1
+) -> ResidualVariance:
+    """Mean of |F(target - N)|^2 per noise level and band of |k|, over ``num`` windows per noise level."""
+    table = denoiser.residual_variance
+    num_bands = table.ratio.shape[1]
+    bands = radial_band((windows.size, windows.size), num_bands)
+    counts = np.bincount(bands.ravel(), minlength=num_bands)
+    edge_noise = denoiser_noise_levels(schedule)
+
+    @jax.jit
+    def row(log_s, key):
+        t = schedule.time_of_noise_level(jnp.clip(jnp.exp(log_s), *edge_noise))
+
+        def one(key):
+            example = _draw_example(key, t, windows, denoiser, schedule, noise)
+            return mode_power(_errors(denoiser, example)).mean(axis=0)
+
+        power = jnp.mean(jax.lax.map(one, jax.random.split(key, num), batch_size=16), axis=0)
+        return jax.ops.segment_sum(power.ravel(), bands.ravel(), num_segments=num_bands) / counts
+
+    keys = jax.random.split(jax.random.key(seed), len(table.log_s))
+    ratio = jnp.stack([row(log_s, key) for log_s, key in zip(table.log_s, keys, strict=True)])
+    return ResidualVariance(table.log_s, jnp.clip(ratio, 1e-3, 1.5))
+
+
+def denoiser_noise_levels(schedule: Schedule) -> tuple[float, float]:
+    """The noise levels a schedule covers, moved inwards by rounding."""
+    return float(noise_level(schedule, 1e-6)), float(noise_level(schedule, 1.0 - 1e-6))
+
+
+def _optimiser(settings: TrainingSettings) -> optax.GradientTransformation:
+    decay_steps = max(1, int(settings.decay_fraction * settings.steps))
+    rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps),
+            optax.constant_schedule(settings.learning_rate),
+            optax.cosine_decay_schedule(settings.learning_rate, decay_steps),
+        ],
+        [settings.warmup_steps, max(settings.warmup_steps, settings.steps - decay_steps)],
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(rate, b2=0.99, weight_decay=settings.weight_decay),
+    )
+
+
+def _log(path, step, settings, history, rate, report) -> None:
+    """One line of progress: mean loss and loss per band of diffusion time, a fixed range of log-SNR each."""
+    t, loss = (np.concatenate(column) for column in zip(*history, strict=True))
+    band = np.minimum((t * NUM_LOSS_BANDS).astype(int), NUM_LOSS_BANDS - 1)
+    per_band = [float(loss[band == b].mean()) for b in range(NUM_LOSS_BANDS)]
+    with open(path, "a") as file:
+        file.write(json.dumps({"step": step, "loss": float(loss.mean()), "bands": per_band, "s_per_step": rate}) + "\n")
+    bands = " ".join(f"{value:.3f}" for value in per_band)
+    remaining = rate * (settings.steps - step) / 60.0
+    report(
+        f"step {step}/{settings.steps}  loss {loss.mean():.4f}  by log-SNR, high to low: {bands}  "
+        f"{rate:.2f} s/step  {remaining:.0f} min left"
+    )
+
+
+def _named(state: _State) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _save(path: Path, state: _State) -> None:
+    partial = path.with_suffix(".partial")
+    save_file(_named(state), partial)
+    os.replace(partial, path)
+
+
+def _restore(path: Path, state: _State) -> _State:
+    if not path.exists():
+        return state
+    with safe_open(path, framework="numpy") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    expected = _named(state)
+    if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in stored.items()}:
+        raise ValueError(f"the checkpoint {path} belongs to another network or optimiser; move it away to start afresh")
+    leaves = [jnp.asarray(stored[name]) for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def settings_card(settings: TrainingSettings) -> dict[str, Any]:
+    """Settings as they stand in a model card."""
+    return asdict(settings)

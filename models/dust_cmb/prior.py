@@ -1,0 +1,50 @@
+"""Training recipe of the dust prior: a diffusion whose noise is CMB and instrument noise, conditioned on the cosmology.
+
+The denoiser is Wiener-preconditioned about the mean and power of the training windows. Windows are cut from larger maps and so
+are not periodic: the power keeps its full two-dimensional shape, where the closing seam shows, and the network is told where
+the seam lies.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from bayesdiff.cosmology import dust_cmb_noise_components
+from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.noise import StationaryNoise
+from bayesdiff.diffusion.schedules import Cosine
+from bayesdiff.networks.unet import UNetConfig
+from bayesdiff.networks.wiener import WienerDenoiser, initialise
+from bayesdiff.training import MapWindows, TrainingSettings, train
+from models.dust_cmb.data import PATCH_SIZE, PIXEL_ARCMIN, load_dust_maps
+
+SCHEDULE = Cosine(log_snr_max=10.0)
+ARCHITECTURE = UNetConfig(
+    in_channels=3, out_channels=1, num_context=2, channels=(16, 48, 96, 128), blocks=(1, 2, 2, 2), seam=True
+)
+CONTEXT_BOUNDS = {"H0": (50.0, 90.0), "omega_b": (0.0075, 0.0567)}
+
+
+def noise(size: int = PATCH_SIZE) -> StationaryNoise:
+    """CMB of unit variance and instrument noise of rms 0.1 of it, for ``size`` x ``size`` pixels of 8 arcmin."""
+    return StationaryNoise(dust_cmb_noise_components((size, size), PIXEL_ARCMIN))
+
+
+def training_windows() -> MapWindows:
+    """The training maps, windows wrapping around in columns only."""
+    return MapWindows(jnp.asarray(load_dust_maps().training), PATCH_SIZE, periodic=(False, True))
+
+
+def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
+    """The Wiener filter of the training windows, with a network that gives zero."""
+    mean, power = windows.statistics()
+    low, high = zip(*CONTEXT_BOUNDS.values(), strict=True)
+    return initialise(seed, GaussianDenoiser(power, mean), ARCHITECTURE, low, high)
+
+
+def train_denoiser(settings: TrainingSettings, folder: Path) -> WienerDenoiser:
+    """Run the recipe, continuing from the checkpoint in ``folder``."""
+    windows = training_windows()
+    return train(windows, untrained_denoiser(windows), SCHEDULE, noise(), settings, folder)
