@@ -162,8 +162,6 @@ def test_test_parameters_fill_the_box():
 
 
 def test_cosmology_imports_neither_camb_nor_pixell():
-    code = (
-        "import sys, bayesdiff.cosmology; print(sorted({'camb', 'pixell'} & set(sys.modules)))"
-    )
+    code = "import sys, bayesdiff.cosmology; print(sorted({'camb', 'pixell'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -169,10 +169,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="weight file to write")
     parser.add_argument("--processes", type=int, default=2, help="CAMB processes")
     parser.add_argument("--no-test", action="store_true", help="skip the held-out spectra; the card then has no error")
+    parser.add_argument("--measure", action="store_true", help="keep the weights, measure their error for the card")
     options = parser.parse_args(arguments)
 
-    _, spectra = build_table(options.table, "train", options.processes)
-    arrays = fit_emulator(np.log(spectra[:, LMIN:]))
+    if options.measure:
+        from safetensors.numpy import load_file
+
+        arrays = load_file(options.output)
+    else:
+        _, spectra = build_table(options.table, "train", options.processes)
+        arrays = fit_emulator(np.log(spectra[:, LMIN:]))
     error = None
     if not options.no_test:
         parameters, spectra = build_table(options.table, "test", options.processes)

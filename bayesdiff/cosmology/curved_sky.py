@@ -22,34 +22,39 @@ _PADDING = 4
 def simulate_curved_patches(
     seed: int, spectrum: np.ndarray, num: int, size: int, pixel_arcmin: float, beam_fwhm_arcmin: float = 0.0
 ) -> np.ndarray:
-    """Patches of a Gaussian curved sky, all at the equator, from independent skies.
+    """Patches of Gaussian curved skies, centred on the equator and a patch width apart from each other.
 
     Args:
         seed: of the first sky; sky i has ``seed + i``.
         spectrum: C_ell [muK^2] for ell = 0, ..., lmax.
         num: number of patches.
         size: pixels per side.
-        pixel_arcmin: side of a pixel [arcmin].
+        pixel_arcmin: side of a pixel [arcmin], a divisor of 180 degrees.
         beam_fwhm_arcmin: Gaussian beam [arcmin].
 
     Returns:
         Temperature [muK], shape (num, size, size).
+
+    Raises:
+        ValueError: the pixels do not tile the sphere.
     """
     from pixell import curvedsky, enmap, utils
 
-    half = 0.5 * size * pixel_arcmin * utils.arcmin
-    corners = np.array([[-half, half], [half, -half]])
-    shape, wcs = enmap.geometry(pos=corners, res=pixel_arcmin * utils.arcmin, proj="car")
-    if tuple(shape) != (size, size):
-        raise ValueError(f"pixell made a patch of {tuple(shape)} pixels where {(size, size)} were asked for.")
+    if abs(180 * 60 / pixel_arcmin - round(180 * 60 / pixel_arcmin)) > 1e-9:
+        raise ValueError(f"pixel_arcmin must divide 180 degrees to tile the sphere; got {pixel_arcmin}.")
+    (rows, columns), wcs = enmap.fullsky_geometry(res=pixel_arcmin * utils.arcmin)
+    first_row = (rows - size) // 2
+    shape, wcs = enmap.slice_geometry((rows, columns), wcs, np.s_[first_row : first_row + size, :])
     ells = np.arange(len(spectrum))
     beam_sigma = beam_fwhm_arcmin * ARCMIN / np.sqrt(8.0 * np.log(2.0))
     beamed = spectrum * np.exp(-ells * (ells + 1.0) * beam_sigma**2)
-    patches = []
-    for index in range(num):
-        harmonics = curvedsky.rand_alm(beamed, lmax=len(spectrum) - 1, seed=seed + index)
-        patches.append(np.asarray(curvedsky.alm2map(harmonics, enmap.zeros(shape, wcs))))
-    return np.stack(patches)
+    patches: list[np.ndarray] = []
+    while len(patches) < num:
+        harmonics = curvedsky.rand_alm(beamed, lmax=len(spectrum) - 1, seed=seed)
+        equator = np.asarray(curvedsky.alm2map(harmonics, enmap.zeros(shape, wcs)))
+        patches += [equator[:, start : start + size] for start in range(0, columns - 2 * size + 1, 2 * size)]
+        seed += 1
+    return np.stack(patches[:num])
 
 
 def sine_window(size: int) -> np.ndarray:
@@ -83,7 +88,7 @@ def curved_sky_check(
     omega_b: float = 0.0224,
     size: int = 64,
     pixel_arcmin: float = 8.0,
-    num: int = 100,
+    num: int = 200,
     num_bins: int = 10,
     seed: int = 1,
 ) -> dict[str, np.ndarray]:
@@ -96,13 +101,13 @@ def curved_sky_check(
         omega_b: Omega_b h^2.
         size: pixels per side.
         pixel_arcmin: side of a pixel [arcmin].
-        num: number of skies.
+        num: number of patches.
         num_bins: bins of equal width between the fundamental mode and the Nyquist frequency.
         seed: of the first sky.
 
     Returns:
         Table with columns ``ell`` (mean multipole of the bin), ``curved`` and ``flat`` (mean power [muK^2 per pixel]),
-        ``ratio`` (curved over flat) and ``standard_error`` of the ratio, from the scatter over skies.
+        ``ratio`` (curved over flat) and ``standard_error`` of the ratio, from the scatter over patches.
     """
     beam = 2.0 * pixel_arcmin
     spectrum = np.concatenate([np.zeros(LMIN), np.asarray(cmb_spectrum(H0, omega_b), float)])

@@ -7,9 +7,9 @@ convention :math:`P(k) = E|\mathrm{fft2}(x)_k|^2` (``norm="ortho"``) a map with 
 .. math:: P(k) = \frac{C_{|k|} B_{|k|}^2}{\Omega}, \qquad |k| = 2 \pi \sqrt{f_y^2 + f_x^2},
 
 with f the frequencies [1/rad] of the patch and B the Gaussian beam, so that the variance of a pixel is the mean of P
-over the modes. The mean of the patch (k = 0) fluctuates like its
-fundamental mode: the sky does have waves longer than a patch, and a diffusion must be able to noise that mode too. C_ell between two integer
-multipoles is interpolated linearly in log C_ell. See Hu 2000 (arXiv:astro-ph/0001303) for the approximation, and
+over the modes. The mean of the patch (k = 0) is given the power of the fundamental mode: the sky does have waves longer
+than a patch, and a diffusion must be able to noise that mode too. C_ell between two integer multipoles is interpolated
+linearly in log C_ell. See Hu 2000 (arXiv:astro-ph/0001303) for the approximation, and
 :mod:`bayesdiff.cosmology.curved_sky` for its check.
 """
 
@@ -32,7 +32,15 @@ ARCMIN = np.pi / (180.0 * 60.0)
 
 
 class _PatchModes(NamedTuple):
-    """Emulator arrays at the distinct |k| of a patch (U of them; k = 0 shares the fundamental), and where each mode finds its own."""
+    """Emulator arrays at the U distinct |k| of a patch, and where each mode finds its own; k = 0 has the fundamental's.
+
+    Attributes:
+        mean: mean log C_ell, shape (U,).
+        basis: components of log C_ell, shape (num_components, U).
+        log_beam: log of the squared beam, shape (U,).
+        counts: number of modes of each |k|, shape (U,).
+        index: of the |k| of every mode, shape (H, W).
+    """
 
     mean: np.ndarray
     basis: np.ndarray
@@ -82,7 +90,7 @@ def _patch_modes(shape: tuple[int, int], pixel_arcmin: float, beam_fwhm_arcmin: 
             f"A patch of {shape} pixels of {pixel_arcmin:g} arcmin is too large for the flat sky: its fundamental mode "
             f"is ell = {ells[1]:.2f}, below {LMIN}."
         )
-    ells = ells[1:]
+    ells, index = ells[1:], np.maximum(index.reshape(shape) - 1, 0)
     lower = np.minimum(ells.astype(int), LMAX - 1)
     fraction = ells - lower
     weights = shipped_weights()
@@ -96,8 +104,8 @@ def _patch_modes(shape: tuple[int, int], pixel_arcmin: float, beam_fwhm_arcmin: 
         mean=at_modes(weights.mean),
         basis=at_modes(weights.basis),
         log_beam=-ells * (ells + 1.0) * beam_sigma**2,
-        counts=np.bincount(np.maximum(index.ravel() - 1, 0)),
-        index=np.maximum(index.reshape(shape) - 1, 0),
+        counts=np.bincount(index.ravel()),
+        index=index,
     )
 
 
@@ -121,7 +129,8 @@ def cmb_power(
             cosmology; else the power is in muK^2, C_ell / (solid angle of a pixel).
 
     Returns:
-        E |fft2(x, norm="ortho")|^2, shape (..., H, W), at k = 0 that of the fundamental mode. Traced parameters outside the box give NaN.
+        E |fft2(x, norm="ortho")|^2, shape (..., H, W), at k = 0 that of the fundamental mode. Traced parameters
+        outside the box give NaN.
 
     Raises:
         ValueError: a concrete parameter is outside the box, or the pixels are too small (modes beyond ell = 2500).
