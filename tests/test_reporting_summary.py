@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import arviz_stats
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from arviz_stats.sampling_diagnostics import ess, rhat
+from arviz_stats.visualization import eti
 from scipy.stats import norm
 
 from bayesdiff.reporting import summary_table, summary_text, write_summary
@@ -37,9 +38,9 @@ def test_numbers_match_arviz():
     expected = {
         "mean": tree["posterior"].to_dataset().mean(("chain", "draw")),
         "sd": tree["posterior"].to_dataset().std(("chain", "draw"), ddof=1),
-        "rhat": arviz_stats.rhat(tree),
-        "ess_bulk": arviz_stats.ess(tree, method="bulk"),
-        "ess_tail": arviz_stats.ess(tree, method="tail", prob=(0.05, 0.95)),
+        "rhat": rhat(tree),
+        "ess_bulk": ess(tree, method="bulk"),
+        "ess_tail": ess(tree, method="tail", prob=(0.05, 0.95)),
     }
     for column, values in expected.items():
         for name in table.index:
@@ -49,7 +50,7 @@ def test_numbers_match_arviz():
                 float(value[int(index[:-1])] if index else value), rel=1e-10
             )
     for level, share in (("68", 0.68269), ("95", 0.95450)):
-        interval = arviz_stats.eti(tree, prob=share)["H0"].values
+        interval = eti(tree, prob=share)["H0"].values
         assert [table.loc["H0", f"low_{level}"], table.loc["H0", f"high_{level}"]] == pytest.approx(interval, rel=1e-4)
     assert table.attrs["interval"] == "equal-tailed"
 

@@ -29,6 +29,10 @@ def _tree(seed: int = 0, shape: tuple[int, int] = (4, 500), **attrs: object) -> 
     return tree
 
 
+def _values(tree: xr.DataTree, group: str, name: str) -> np.ndarray:
+    return tree.children[group].dataset[name].values
+
+
 def _only(judged, severity: str, text: str) -> None:
     found = [f for f in judged.findings if f.severity == severity]
     assert len(found) == 1, judged
@@ -53,7 +57,7 @@ def test_clean_chains_pass_for_most_seeds():
 
 def test_chains_in_different_places():
     tree = _tree(shape=(4, 2000))
-    tree["posterior"]["H0"].values[0] += 3.0
+    _values(tree, "posterior", "H0")[0] += 3.0
     judged = verdict(tree, min_ess=1)
     assert not judged.converged
     assert judged.level == "bad"
@@ -71,7 +75,7 @@ def test_too_few_effective_draws():
 @pytest.mark.parametrize(("count", "severity", "converged"), [(1, "warning", True), (40, "failure", False)])
 def test_divergences(count, severity, converged):
     tree = _tree()
-    tree["sample_stats"]["diverging"].values.ravel()[:count] = True
+    _values(tree, "sample_stats", "diverging").ravel()[:count] = True
     judged = verdict(tree)
     assert judged.converged is converged
     _only(judged, severity, f"{count} divergent transition")
@@ -79,7 +83,7 @@ def test_divergences(count, severity, converged):
 
 def test_low_energy_exploration():
     tree = _tree()
-    tree["sample_stats"]["energy"].values[:] = np.cumsum(tree["sample_stats"]["energy"].values, axis=1)
+    _values(tree, "sample_stats", "energy")[:] = np.cumsum(_values(tree, "sample_stats", "energy"), axis=1)
     judged = verdict(tree)
     assert judged.converged
     assert judged.level == "caution"
@@ -91,7 +95,7 @@ def test_piled_on_a_prior_bound(centre, side):
     tree = _tree()
     rng = np.random.default_rng(1)
     sign = 1 if centre < 70 else -1
-    tree["posterior"]["H0"].values[:] = centre + sign * 4 * np.abs(rng.standard_normal((4, 500)))
+    _values(tree, "posterior", "H0")[:] = centre + sign * 4 * np.abs(rng.standard_normal((4, 500)))
     judged = verdict(tree, bounds=BOUNDS)
     assert judged.converged
     _only(judged, "warning", f"H0 is piled on its prior's {side}")
@@ -101,7 +105,7 @@ def test_piled_on_a_prior_bound(centre, side):
 
 def test_a_flat_posterior_is_not_piled():
     tree = _tree()
-    tree["posterior"]["H0"].values[:] = np.random.default_rng(1).uniform(50, 90, (4, 500))
+    _values(tree, "posterior", "H0")[:] = np.random.default_rng(1).uniform(50, 90, (4, 500))
     assert verdict(tree, bounds=BOUNDS).findings == ()
 
 
@@ -117,6 +121,9 @@ def test_surrogate_acceptance():
     failed = verdict(_tree(surrogate_rms=0.9, surrogate_converged=False))
     assert not failed.converged
     _only(failed, "failure", "0.90 nat")
+    for stored in (np.bool_(True), 1, "True"):
+        assert verdict(_tree(surrogate_rms=0.17, surrogate_converged=stored)).converged
+    assert not verdict(_tree(surrogate_rms=0.17, surrogate_converged="False")).converged
     assert not verdict(_tree(surrogate_rms=np.nan, surrogate_converged=True)).converged
 
 
@@ -128,7 +135,7 @@ def test_interrupted_run():
 
 def test_draws_that_are_not_finite():
     tree = _tree()
-    tree["posterior"]["sigma"].values[2, 7] = np.inf
+    _values(tree, "posterior", "sigma")[2, 7] = np.inf
     judged = verdict(tree)
     assert not judged.converged
     _only(judged, "failure", "not finite: sigma 1")
@@ -136,12 +143,12 @@ def test_draws_that_are_not_finite():
 
 def test_chains_that_never_moved():
     tree = _tree()
-    tree["posterior"]["H0"].values[:] = 70.0
+    _values(tree, "posterior", "H0")[:] = 70.0
     assert verdict(tree).findings[0].what == "constant: H0"
     judged = verdict(tree, bounds=BOUNDS)
     assert not judged.converged
     _only(judged, "failure", "never moved: H0")
-    tree["posterior"]["H0"].values[:] = np.array([60.0, 65.0, 70.0, 75.0])[:, None]
+    _values(tree, "posterior", "H0")[:] = np.array([60.0, 65.0, 70.0, 75.0])[:, None]
     assert "R-hat over 1.01: H0 inf" in verdict(tree).sentence
 
 
@@ -149,7 +156,7 @@ def test_one_chain_is_judged_by_its_halves():
     tree = _tree(shape=(1, 2000))
     assert verdict(tree).converged
     assert "one chain only" in verdict(tree).findings[0].what
-    tree["posterior"]["H0"].values[0, 1000:] += 4
+    _values(tree, "posterior", "H0")[0, 1000:] += 4
     assert "R-hat" in verdict(tree).sentence
 
 

@@ -66,7 +66,7 @@ def rank_figure(data: xr.DataTree, parameters: Sequence[str] | None = None, bins
     """Histograms, chain by chain, of the ranks of its draws among the draws of all chains.
 
     Chains that sample one distribution have flat histograms. The grey band holds 95 % of the bins of flat,
-    independent draws as many as the effective sample size of a chain. At most eight chains are drawn.
+    independent draws as many as a chain has effective draws. At most eight chains are drawn.
     """
     draws = chosen_draws(data, parameters)
     chains, length = next(iter(draws.values())).shape
@@ -76,8 +76,9 @@ def rank_figure(data: xr.DataTree, parameters: Sequence[str] | None = None, bins
     for index, (name, values) in enumerate(draws.items()):
         row = panels[index]
         ranks = (rankdata(values, method="average").reshape(values.shape) - 0.5) / values.size
-        bulk = diagnose(values).ess_bulk
-        effective = min(bulk / chains, length) if np.isfinite(bulk) and bulk > 0 else length
+        # Each chain by itself: chains that disagree have few effective draws together, which would widen the band.
+        bulk = float(np.median([diagnose(chain[None]).ess_bulk for chain in values]))
+        effective = min(bulk, length) if np.isfinite(bulk) else length
         half = 1.96 * np.sqrt((bins - 1) / effective)
         for i, axes in enumerate(row):
             axes.axhspan(max(1 - half, 0), 1 + half, color="#e3e3e3", lw=0)

@@ -43,7 +43,7 @@ def corner_figure(
 
     Args:
         data: A result with a ``posterior`` group.
-        parameters: Names of scalars to draw; by default those that vary, at most eight.
+        parameters: Names of scalars to draw; by default at most eight that vary and do not repeat another.
         prior_draws: Draws from the prior, name to array of any shape.
         truth: True values; by default those of the ``truth`` group.
         bounds: Prior ranges (low, high); by default the ranges of ``prior_draws``.
@@ -162,7 +162,7 @@ def _draw_overview(
             axes.axvline(known[name], color=TRUTH, lw=1.0)
         axes.set_xlim(box[name])
         axes.set_ylim(0, 1.1)
-        axes.set_xticks(box[name], [f"{edge:.4g}" for edge in box[name]])
+        axes.set_xticks(box[name], [f"{edge:.3g}" for edge in box[name]])
         for text, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
             text.set_horizontalalignment(side)
         if i == 0:

@@ -96,7 +96,8 @@ def write_report(
         bounds: Prior range (low, high) of bounded parameters: for the verdict and the corner plot.
         prior_draws: Draws from the prior by parameter, for the corner plot.
         notes: Remarks on this run, one paragraph each, put under the verdict.
-        parameters: Scalars shown in the corner, trace and rank plots; by default those that vary, at most eight.
+        parameters: Scalars shown in the corner, trace and rank plots; by default at most
+            eight that vary and do not repeat another.
         derived: Further quantities (chain, draw) for the table.
 
     Returns:

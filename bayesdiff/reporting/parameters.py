@@ -15,12 +15,13 @@ import numpy as np
 import xarray as xr
 from arviz_stats.sampling_diagnostics import ess, rhat
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 _LABELS = {
     "H0": (r"$H_0$", "km/s/Mpc"),
     "omega_b": (r"$\omega_b$", ""),
     "sigma": (r"$\sigma$", "dust s.d."),
-    "t_star": (r"$t^\star$", ""),
+    "t_star": (r"$t_*$", ""),
     "dust": ("dust", "dust s.d."),
     "cmb": ("CMB", "dust s.d."),
 }
@@ -29,7 +30,7 @@ _MIN_DRAWS = 4
 
 
 class Diagnostics(NamedTuple):
-    """Convergence of one scalar: rank-normalised split R-hat, bulk ESS, and the ESS of its 5 and 95 % quantiles (tail)."""
+    """Convergence of one scalar: rank-normalised split R-hat, bulk ESS, tail ESS (of the 5 and 95 % quantiles)."""
 
     rhat: float
     ess_bulk: float
@@ -89,19 +90,29 @@ def scalar_draws(data: xr.DataTree, max_size: int = 64) -> dict[str, NDArray[np.
 
 
 def chosen_draws(data: xr.DataTree, parameters: Sequence[str] | None) -> dict[str, NDArray[np.floating]]:
-    """Draws (chain, draw) of the named scalars; by default of all that vary, at most eight.
+    """Draws (chain, draw) of the named scalars; by default of at most eight that vary and do not repeat another.
 
     Raises:
         ValueError: If a name is not in the posterior.
     """
     draws = scalar_draws(data)
     if parameters is None:
-        varying = [name for name, values in draws.items() if not is_constant(values)]
-        return {name: draws[name] for name in (varying or list(draws))[:8]}
+        kept: list[str] = []
+        for name, values in draws.items():
+            if not is_constant(values) and not any(_same_order(values, draws[other]) for other in kept):
+                kept.append(name)
+        return {name: draws[name] for name in (kept or list(draws))[:8]}
     unknown = [name for name in parameters if name not in draws]
     if unknown:
         raise ValueError(f"the posterior has no {', '.join(unknown)}; it has {', '.join(draws)}")
     return {name: draws[name] for name in parameters}
+
+
+def _same_order(a: NDArray[np.floating], b: NDArray[np.floating]) -> bool:
+    """Whether one is a monotone function of the other, as t* is of sigma, and so shows nothing new."""
+    if a.size < 10 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
+    return bool(abs(np.corrcoef(rankdata(a), rankdata(b))[0, 1]) > 1 - 1e-6)
 
 
 def scalar_truth(data: xr.DataTree, truth: Mapping[str, float] | None = None) -> dict[str, float]:

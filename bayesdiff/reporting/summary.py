@@ -116,7 +116,8 @@ def _plain(value: float, form: str) -> str:
 def rich_table(table: pd.DataFrame) -> Table:
     """The table for a terminal."""
     header, rows = summary_cells(table)
-    view = Table(box=box.SIMPLE_HEAD, caption=f"intervals are {INTERVAL}; z = (mean - truth) / sd")
+    caption = f"intervals are {INTERVAL}" + ("; z = (mean - truth) / sd" if "z" in header else "")
+    view = Table(box=box.SIMPLE_HEAD, caption=caption)
     for column in header:
         view.add_column(column, justify="left" if column == "parameter" else "right", no_wrap=True)
     for cells in rows:

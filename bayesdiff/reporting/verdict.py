@@ -197,7 +197,7 @@ def _check_surrogate(data: xr.DataTree) -> list[Finding]:
     if "surrogate_converged" not in data.attrs and "surrogate_rms" not in data.attrs:
         return []
     rms = float(data.attrs.get("surrogate_rms", math.nan))
-    accepted = bool(data.attrs.get("surrogate_converged", False))
+    accepted = str(data.attrs.get("surrogate_converged", False)).lower() in ("true", "1", "1.0")
     error = f"surrogate minus bound is {rms:.2f} nat rms at fresh posterior draws"
     if accepted and math.isfinite(rms):
         return [Finding("note", f"acceptance test passed: {error}", "Nothing to do.")]
