@@ -69,7 +69,7 @@ def test_conjugate_correlated_gaussian(algorithm):
     stats = tree["sample_stats"].to_dataset()
     assert {"acceptance_rate", "diverging", "energy", "n_steps", "step_size", "lp"} <= set(stats.data_vars)
     assert not stats["diverging"].any()
-    assert (stats["step_size"].std("draw") == 0).all(), "the step size must be frozen after the warm-up"
+    assert (stats["step_size"] == stats["step_size"][:, 0]).all(), "the step size must be frozen after the warm-up"
     # 0.8 is aimed at; the average over the last window is off by a few hundredths.
     assert 0.7 < float(stats["acceptance_rate"].mean()) < 0.97
 
@@ -81,19 +81,19 @@ def test_constrained_sites_follow_their_priors():
         numpyro.sample("half", dist.HalfNormal(2.0))
         numpyro.sample("simplex", dist.Dirichlet(jnp.array([2.0, 3.0, 5.0])))
         with numpyro.plate("band", 2):
-            numpyro.sample("gamma", dist.Gamma(4.0, jnp.array([1.0, 3.0])))
+            numpyro.sample("rate", dist.Exponential(jnp.array([1.0, 3.0])))
         numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
 
     tree = sample(KEY, model, jnp.array(0.3), num_samples=1500, progress=False)
     posterior = tree["posterior"].to_dataset()
-    assert posterior["gamma"].dims == ("chain", "draw", "band")
+    assert posterior["rate"].dims == ("chain", "draw", "band")
     assert posterior["simplex"].shape == (4, 1500, 3)
     np.testing.assert_allclose(posterior["simplex"].sum("simplex_dim_0"), 1.0)
     assert_moments(posterior["uniform"], 3.5, 0.75)
     assert_moments(posterior["half"], 2 * np.sqrt(2 / np.pi), 4 * (1 - 2 / np.pi))
     assert_moments(posterior["simplex"][..., 0], 0.2, 0.2 * 0.8 / 11)
     for i, rate in enumerate([1.0, 3.0]):
-        assert_moments(posterior["gamma"][..., i], 4 / rate, 4 / rate**2)
+        assert_moments(posterior["rate"][..., i], 1 / rate, 1 / rate**2)
 
 
 def test_eight_schools_reproduces_reference_draws():

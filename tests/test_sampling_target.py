@@ -11,7 +11,6 @@ import pytest
 from numpyro import handlers
 from scipy import stats
 
-from bayesdiff.sampling.sites import site_dims
 from bayesdiff.sampling.start import find_start
 from bayesdiff.sampling.target import build_target
 
@@ -129,6 +128,7 @@ def test_dimension_names():
         with numpyro.plate("patch", 2):
             numpyro.sample("field", dist.Normal(jnp.zeros((1, 4, 5)), 1.0).to_event(3))
         vector = jnp.asarray(numpyro.sample("vector", dist.Normal(jnp.zeros(3), 1.0).to_event(1)))
+        numpyro.deterministic("square", jnp.outer(vector, vector))
         numpyro.sample("y", dist.Normal(vector[0], 1.0), obs=y)
 
     target = build_target(KEY, model, (jnp.array(1.0),))
@@ -136,8 +136,8 @@ def test_dimension_names():
         "field": ("patch", "channel", "height", "width"),
         "vector": ("vector_dim_0",),
         "y": (),
+        "square": ("square_dim_0", "square_dim_1"),
     }
-    assert site_dims({"name": "a", "type": "deterministic", "value": np.zeros((2, 2))}) == ("a_dim_0", "a_dim_1")
 
 
 def test_new_data_reuse_the_functions():

@@ -37,7 +37,7 @@ import numpy as np
 
 from .programs import compile_once
 from .progress import BlockReport, ChainProgress
-from .start import Start, find_start
+from .start import Start, evaluate, find_start
 from .target import Data, Position, Target
 
 State = Any
@@ -62,11 +62,19 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is to be run: kernel, target (its ``density_data`` goes to the kernel), attributes kept with the result."""
+    """What is to be run.
+
+    Attributes:
+        kernel: what makes the chains.
+        target: its ``density_data`` goes to the kernel.
+        attributes: kept with the result.
+        positions: unconstrained positions (num_chains, ...) to start from; by default draws from the prior.
+    """
 
     kernel: Kernel
     target: Target
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    positions: Position | None = None
 
 
 class Algorithm(Protocol):
@@ -197,7 +205,10 @@ class _Programs(NamedTuple):
 def _compile(key: jax.Array, prepared: Prepared, num_chains: int) -> tuple[_Programs, State]:
     kernel, target = prepared.kernel, prepared.target
     key_start, key_init = jax.random.split(key)
-    start, seconds = find_start(key_start, target, num_chains)
+    if prepared.positions is None:
+        start, seconds = find_start(key_start, target, num_chains)
+    else:
+        start, seconds = evaluate(target.density, prepared.positions, target.density_data)
     init, init_seconds = compile_once(_init, (kernel,), key_init, start, target.density_data)
     state = init(key_init, start, target.density_data)
     zero = jnp.int32(0)

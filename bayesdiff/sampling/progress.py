@@ -65,3 +65,31 @@ class ChainProgress:
         if report.acceptance == report.acceptance:
             note += f", acceptance {report.acceptance:.2f}"
         self._bars.update(self._tasks[report.phase], completed=report.step, note=note)  # pyright: ignore[reportArgumentType]
+
+
+class TaskProgress:
+    """One bar that counts what is done."""
+
+    def __init__(self, label: str, total: int, show: bool) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            disable=not show,
+        )
+        self._task = self._bars.add_task(label, total=total)
+
+    def __enter__(self) -> TaskProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def advance(self, num: int = 1) -> None:
+        """Count ``num`` more."""
+        self._bars.advance(self._task, num)

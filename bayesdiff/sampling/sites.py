@@ -22,15 +22,14 @@ def observed_sites(sites: Sites) -> tuple[str, ...]:
     return tuple(name for name, site in sites.items() if site["type"] == "sample" and site["is_observed"])
 
 
-def observed_values(sites: Sites) -> dict[str, np.ndarray]:
-    """Values of the observed sites, without those of ``numpyro.factor``, which have none.
+def data_sites(sites: Sites) -> tuple[str, ...]:
+    """Names of the observed sites without ``numpyro.factor``, which has no value."""
+    return tuple(name for name in observed_sites(sites) if not isinstance(_innermost(sites[name]["fn"]), dist.Unit))
 
-    Raises:
-        ValueError: a value is NaN or infinite; the message says how many and where the first is.
-    """
-    names = [name for name in observed_sites(sites) if not isinstance(_innermost(sites[name]["fn"]), dist.Unit)]
-    values = {name: np.asarray(sites[name]["value"]) for name in names}
-    for name, value in values.items():
+
+def refuse_non_finite(observed: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError, saying how many and where the first is, if an observed value is NaN or infinite."""
+    for name, value in observed.items():
         bad = np.argwhere(~np.isfinite(value))
         if len(bad):
             first = tuple(int(i) for i in bad[0])
@@ -38,7 +37,6 @@ def observed_values(sites: Sites) -> dict[str, np.ndarray]:
                 f"observed site '{name}' must be finite, got {len(bad)} NaN or infinite of {value.size} values, "
                 f"the first at index {first}"
             )
-    return values
 
 
 def refuse_unsuitable(sites: Sites) -> None:
@@ -59,17 +57,30 @@ def refuse_unsuitable(sites: Sites) -> None:
         raise ValueError("the model has no latent site: there is nothing to sample")
 
 
-def site_dims(site: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a site's dimensions: plates by their names, fields (channel, height, width), else ``<site>_dim_<i>``."""
-    rank = np.ndim(site["value"])
-    names = [f"{site['name']}_dim_{i}" for i in range(rank)]
-    event_dim = site["fn"].event_dim if site["type"] == "sample" else 0
-    for frame in site.get("cond_indep_stack", ()) if site["type"] == "sample" else ():
-        axis = rank - event_dim + frame.dim
-        if 0 <= axis < rank and np.shape(site["value"])[axis] == frame.size:
-            names[axis] = frame.name
-    if event_dim == 3:
-        names[-3:] = FIELD_DIMS
+def unconstrained_shapes(sites: Sites) -> dict[str, tuple[int, ...]]:
+    """Shape of each latent site in unconstrained space."""
+    return {
+        name: dist.biject_to(sites[name]["fn"].support).inverse_shape(np.shape(sites[name]["value"]))
+        for name in latent_sites(sites)
+    }
+
+
+def site_dims(sites: Sites) -> dict[str, tuple[str, ...]]:
+    """Names of each site's dimensions: plates by name, fields (channel, height, width), else ``<site>_dim_<i>``."""
+    return {name: _dims(site) for name, site in sites.items() if site["type"] in ("sample", "deterministic")}
+
+
+def _dims(site: Mapping[str, Any]) -> tuple[str, ...]:
+    shape = np.shape(site["value"])
+    names = [f"{site['name']}_dim_{i}" for i in range(len(shape))]
+    if site["type"] == "sample":
+        event_dim = site["fn"].event_dim
+        for frame in site["cond_indep_stack"]:
+            axis = len(shape) - event_dim + frame.dim
+            if 0 <= axis < len(shape) and shape[axis] == frame.size:
+                names[axis] = frame.name
+        if event_dim == len(FIELD_DIMS):
+            names[-event_dim:] = FIELD_DIMS
     return tuple(names)
 
 

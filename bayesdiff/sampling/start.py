@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from numpyro.infer.util import compute_log_probs
 
 from .programs import compile_once
-from .target import Data, Density, Position, Target
+from .target import BoundModel, Data, Density, Position, Target
 
 _MAX_TRIES = 100
 
@@ -35,7 +35,9 @@ def find_start(key: jax.Array, target: Target, num_chains: int) -> tuple[Start, 
     start, seconds = None, 0.0
     for attempt in range(_MAX_TRIES):
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, attempt), jnp.arange(num_chains))
-        position = jax.vmap(target.functions.draw_prior, in_axes=(0, None))(keys, target.data)
+        draw, more = compile_once(_draw_prior, (target.functions,), keys, target.data)
+        seconds += more
+        position = draw(keys, target.data)
         proposal, more = evaluate(target.density, position, target.density_data)
         seconds += more
         start = proposal if start is None else _keep(_is_finite(start), start, proposal)
@@ -49,6 +51,10 @@ def evaluate(density: Density, position: Position, data: Data) -> tuple[Start, f
     """Density and gradient at positions (num_chains, ...), and the seconds spent on compiling them."""
     program, seconds = compile_once(_value_and_grad, (density,), position, data)
     return Start(position, *program(position, data)), seconds
+
+
+def _draw_prior(functions: BoundModel, keys: jax.Array, data: Data) -> Position:
+    return jax.vmap(functions.draw_prior, in_axes=(0, None))(keys, data)
 
 
 def _value_and_grad(density: Density, position: Position, data: Data) -> tuple[jax.Array, Position]:

@@ -28,6 +28,7 @@ from numpyro.infer import init_to_sample
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from . import sites as reading
+from .programs import compile_once
 
 Model = Callable[..., Any]
 Position = dict[str, jax.Array]
@@ -84,20 +85,29 @@ class BoundModel:
         """The unconstrained position of given values of the latent sites; the inverse of `constrain`."""
         args, kwargs = self.arguments(data)
         trace = handlers.trace(handlers.substitute(self.model, data=dict(values))).get_trace(*args, **kwargs)
-        return self.invert(trace)
+        return self._invert(trace)
 
     def draw_prior(self, key: jax.Array, data: Data) -> Position:
         """One unconstrained draw from the prior; sites whose prior cannot be sampled start in (-2, 2)."""
-        return self.invert(self.trace(key, data))
+        return self._invert(self._trace(key, data))
 
-    def trace(self, key: jax.Array, data: Data) -> dict[str, Any]:
-        """NumPyro's trace of the model at one draw from the prior."""
+    def sites(self, key: jax.Array, data: Data) -> reading.Sites:
+        """NumPyro's trace of the model, with shapes in place of the latent values: nothing is computed."""
+        traces = []
+        jax.eval_shape(lambda: traces.append(self._trace(key, data)))
+        return traces[0]
+
+    def observations(self, key: jax.Array, data: Data) -> dict[str, jax.Array]:
+        """Values of the observed sites."""
+        sites = self._trace(key, data)
+        return {name: jnp.asarray(sites[name]["value"]) for name in reading.data_sites(sites)}
+
+    def _trace(self, key: jax.Array, data: Data) -> dict[str, Any]:
         args, kwargs = self.arguments(data)
         drawn = handlers.substitute(handlers.seed(self.model, key), substitute_fn=init_to_sample())
         return handlers.trace(drawn).get_trace(*args, **kwargs)
 
-    def invert(self, trace: Mapping[str, Any]) -> Position:
-        """The unconstrained position of a trace's latent sites."""
+    def _invert(self, trace: Mapping[str, Any]) -> Position:
         return {
             name: jnp.asarray(dist.biject_to(trace[name]["fn"].support).inv(trace[name]["value"]), dtype=float)
             for name in self.latent
@@ -154,7 +164,13 @@ class Target:
         new = (treedef, [np.shape(x) for x in jax.tree.leaves(data)])
         if old != new or not all(map(_same, static, self.functions.static)):
             raise ValueError("the new arguments differ in structure, shape or static values: build a new target")
-        return _bind(key, self.functions, data)
+        return replace(
+            self,
+            data=data,
+            density=self.functions.log_density,
+            density_data=data,
+            observed=_observe(key, self.functions, data),
+        )
 
     def with_density(self, density: Density, density_data: Data = ()) -> Target:
         """The same model with another log density to sample, e.g. a surrogate of it.
@@ -188,18 +204,30 @@ def build_target(
     """
     treedef, static, data = _split_arguments(model_args, model_kwargs)
     functions = BoundModel(model if transform_model is None else transform_model(model), treedef, static)
-    trace = functions.trace(key, data)
-    reading.refuse_unsuitable(trace)
-    named = replace(functions, latent=reading.latent_sites(trace), observed=reading.observed_sites(trace))
-    return _bind(key, named, data)
+    sites = functions.sites(key, data)
+    reading.refuse_unsuitable(sites)
+    functions = replace(functions, latent=reading.latent_sites(sites), observed=reading.observed_sites(sites))
+    return Target(
+        functions,
+        data,
+        functions.log_density,
+        data,
+        _observe(key, functions, data),
+        reading.unconstrained_shapes(sites),
+        reading.site_dims(sites),
+        reading.describe(sites),
+    )
 
 
-def _bind(key: jax.Array, functions: BoundModel, data: Data) -> Target:
-    trace = functions.trace(key, data)
-    observed = reading.observed_values(trace)
-    dims = {name: reading.site_dims(s) for name, s in trace.items() if s["type"] in ("sample", "deterministic")}
-    shapes = {name: x.shape for name, x in functions.invert(trace).items()}
-    return Target(functions, data, functions.log_density, data, observed, shapes, dims, reading.describe(trace))
+def _observe(key: jax.Array, functions: BoundModel, data: Data) -> dict[str, np.ndarray]:
+    observe, _ = compile_once(_observations, (functions,), key, data)
+    observed = {name: np.asarray(value) for name, value in observe(key, data).items()}
+    reading.refuse_non_finite(observed)
+    return observed
+
+
+def _observations(functions: BoundModel, key: jax.Array, data: Data) -> dict[str, jax.Array]:
+    return functions.observations(key, data)
 
 
 def _split_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> tuple[Any, tuple[Any, ...], Data]:

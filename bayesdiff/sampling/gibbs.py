@@ -1,0 +1,154 @@
+"""Gibbs sampling of parameters and field: diffusion posterior sampling for the one, NUTS for the other.
+
+For y = x + s Sigma_phi^(1/2) n with x from a diffusion prior, iterate (Heurtel-Depeiges et al. 2024, arXiv:2402.19455)
+
+1. x | y, phi, s: the reverse SDE from the diffusion time t* of s, started at y;
+2. phi, s | x, y: several NUTS steps on prior x N(y - x; 0, s^2 Sigma_phi), which depends on x only through the power of y - x
+   summed over modes of equal |k|, computed once per iteration.
+
+The conditional of (phi, s) is far narrower than the marginal posterior and moves with the residual, so its step size and mass
+matrix are adapted again at several iterations of the warm-up, each time on the residual of that moment. The log density that
+NUTS starts from is that of the new residual, never a stale one. The chain is exact up to the accuracy of denoiser and solver; it
+mixes slowly where s is much better known given the field than without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import blackjax
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from numpyro.infer.util import potential_energy
+
+from .chains import Info, Kernel, Prepared, chain_keys
+from .diffusion_sites import group_power, noisy_sites, require_noisy_sites, with_residual_power
+from .nuts import guarded_metric
+from .start import Start
+from .target import BoundModel, Data, Position, Target
+
+
+class GibbsState(NamedTuple):
+    """Positions of the chains (num_chains, ...) and the tuning of their NUTS steps."""
+
+    position: Position
+    step_size: jax.Array
+    inverse_mass_matrix: jax.Array
+
+
+@dataclass(frozen=True)
+class GibbsDiffusion:
+    """Gibbs sampler over the field and the parameters of a ``NoisyDiffusion`` site.
+
+    Attributes:
+        num_warmup: iterations before the first draw.
+        num_diffusion_steps: denoiser evaluations of each field draw.
+        num_parameter_steps: NUTS steps on the parameters per iteration.
+        num_adaptations: how often NUTS is adapted, evenly over the warm-up.
+        adaptation_steps: steps of BlackJAX's window adaptation each time.
+        target_acceptance: acceptance rate that the step size is adapted to.
+    """
+
+    num_warmup: int = 100
+    num_diffusion_steps: int = 16
+    num_parameter_steps: int = 5
+    num_adaptations: int = 4
+    adaptation_steps: int = 200
+    target_acceptance: float = 0.8
+
+    def __post_init__(self) -> None:
+        if min(self.num_diffusion_steps, self.num_parameter_steps, self.num_adaptations) < 1:
+            raise ValueError("num_diffusion_steps, num_parameter_steps and num_adaptations must be at least 1")
+        if self.num_warmup < self.num_adaptations:
+            raise ValueError(
+                f"num_warmup must be at least num_adaptations = {self.num_adaptations}, got {self.num_warmup}"
+            )
+
+    def prepare(self, key: jax.Array, target: Target, num_chains: int, progress: bool) -> Prepared:
+        """The kernel for this target.
+
+        Raises:
+            ValueError: the model has no NoisyDiffusion site, or its prior of the field depends on the parameters.
+        """
+        for name, fn in require_noisy_sites(key, target, "GibbsDiffusion").items():
+            if fn.model.prior_depends_on_context:
+                raise ValueError(
+                    f"GibbsDiffusion cannot sample site {name!r}: the prior of its field depends on the context "
+                    f"{fn.model.context_names}, whose density given the field is not known; use NUTS or MarginalSurrogate"
+                )
+        # The marginal density is never needed: the chains start at prior draws whatever it is there.
+        startable = target.with_density(target.functions.log_prior, target.data)
+        return Prepared(gibbs_kernel(self, target.functions), startable)
+
+
+@lru_cache(maxsize=16)
+def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
+    """Gibbs kernel over all chains; the same object for the same arguments."""
+    nuts = blackjax.nuts.build_kernel()
+    spacing = settings.num_warmup // settings.num_adaptations
+
+    def log_density(position: Position, powers: Any, data: Data) -> jax.Array:
+        args, kwargs = functions.arguments(data)
+        given_field = with_residual_power(functions.model, powers)
+        return -jnp.asarray(potential_energy(given_field, args, kwargs, position), dtype=float)
+
+    def draw_powers(key: jax.Array, position: Position, data: Data) -> dict[str, jax.Array]:
+        powers = {}
+        for index, (name, (fn, y)) in enumerate(noisy_sites(functions, position, data).items()):
+            x = fn.sample_latent(jax.random.fold_in(key, index), y, settings.num_diffusion_steps)
+            powers[name] = group_power(fn.model, y - x)
+        return powers
+
+    def init(key: jax.Array, start: Start, data: Data) -> GibbsState:
+        flat = jax.vmap(lambda position: ravel_pytree(position)[0])(start.position)
+        num_chains, size = flat.shape
+        eye = jnp.broadcast_to(jnp.eye(size), (num_chains, size, size))
+        return GibbsState(start.position, jnp.full(num_chains, 0.1), eye)
+
+    def adapt(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> GibbsState:
+        warmup = blackjax.window_adaptation(
+            blackjax.nuts,
+            lambda q: log_density(q, powers, data),
+            is_mass_matrix_diagonal=False,
+            initial_step_size=0.1,
+            target_acceptance_rate=settings.target_acceptance,
+        )
+        (last, parameters), _ = warmup.run(key, state.position, settings.adaptation_steps)
+        return GibbsState(last.position, parameters["step_size"], parameters["inverse_mass_matrix"])
+
+    def move(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> tuple[GibbsState, Info]:
+        def target(q: Position) -> jax.Array:
+            return log_density(q, powers, data)
+
+        def one(current, key):
+            metric = guarded_metric(state.inverse_mass_matrix)
+            return nuts(key, current, target, step_size=state.step_size, inverse_mass_matrix=metric)
+
+        keys = jax.random.split(key, settings.num_parameter_steps)
+        last, info = jax.lax.scan(one, blackjax.nuts.init(state.position, target), keys)
+        statistics = {
+            "acceptance_rate": jnp.mean(info.acceptance_rate),
+            "diverging": jnp.any(info.is_divergent),
+            "n_steps": jnp.sum(info.num_integration_steps),
+            "step_size": state.step_size,
+            "lp": last.logdensity,
+        }
+        return state._replace(position=last.position), statistics
+
+    def step(key: jax.Array, index: jax.Array, state: GibbsState, data: Data) -> tuple[GibbsState, Info]:
+        keys = chain_keys(key, state.step_size.shape[0])
+        field_keys, adapt_keys, move_keys = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(keys), 1, 0)
+        powers = jax.vmap(draw_powers, in_axes=(0, 0, None))(field_keys, state.position, data)
+        adapting = (index < settings.num_warmup) & (index % spacing == 0)
+
+        def adapted() -> GibbsState:
+            new = jax.vmap(adapt, in_axes=(0, 0, 0, None))(adapt_keys, state, powers, data)
+            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+
+        state = jax.lax.cond(adapting, adapted, lambda: state)
+        return jax.vmap(move, in_axes=(0, 0, 0, None))(move_keys, state, powers, data)
+
+    return Kernel(init, step, lambda state: state.position, settings.num_warmup)

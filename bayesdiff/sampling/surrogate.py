@@ -1,0 +1,237 @@
+"""The corrected marginal: an interpolated correction to the closed-form likelihood of the Gaussian twin.
+
+For parameters theta of low dimension, log p(y | theta) = log p_twin(y | theta) + Delta(theta). The first term is in closed form; Delta
+costs hundreds of network evaluations per point, but it is smooth. So
+
+1. sample the twin's posterior (its power has a free amplitude, averaged over a small grid) and choose a design over its bulk;
+2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process;
+3. sample the corrected posterior with NUTS, which costs nothing, take fresh draws of it and evaluate the density there;
+4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat and the design has enough
+   points in the bulk; otherwise let the draws join the design and go back to 2.
+
+Where the process is uncertain by more than a nat its density is lowered by the square of the excess, so that the chains stay
+where the design is and the design follows them. A run that is not accepted says so in its attributes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from bayesdiff.diffusion.densities import Elbo, LogDensity, Twin
+
+from .chains import Kernel, Prepared, State
+from .diffusion_sites import require_noisy_sites, with_log_density
+from .gaussian_process import Fit, fit
+from .nuts import NUTS, nuts_kernel
+from .progress import TaskProgress
+from .programs import compile_once
+from .start import Start, find_start
+from .start import evaluate as evaluate_start
+from .target import BoundModel, Data, Density, Position, Target
+
+MAX_DIMENSION = 8
+LOG_AMPLITUDES = (-1.5, -0.75, 0.0, 0.75, 1.5)
+_ROUND_WARMUP, _ROUND_DRAWS = 150, 150
+
+
+@dataclass(frozen=True)
+class MarginalSurrogate:
+    """NUTS on the twin's likelihood with an interpolated correction.
+
+    Attributes:
+        log_density: estimator of the marginal density that is interpolated; by default the bound with the twin as
+            reference and 64 antithetic pairs of noise.
+        num_design: design points over the twin's posterior.
+        num_test: fresh draws of each acceptance test, which join the design when it fails.
+        max_rounds: acceptance tests before giving up.
+        min_bulk: design points within ``bulk_depth`` nat of the maximum that acceptance requires.
+        bulk_depth: see ``min_bulk``.
+        max_rms: largest error of the surrogate accepted, in nat.
+        nuts: the sampler of the result.
+    """
+
+    log_density: LogDensity | None = None
+    num_design: int = 24
+    num_test: int = 12
+    max_rounds: int = 8
+    min_bulk: int = 24
+    bulk_depth: float = 5.0
+    max_rms: float = 0.3
+    nuts: NUTS = NUTS(num_warmup=400)
+
+    def __post_init__(self) -> None:
+        if self.num_test < 10:
+            raise ValueError(f"the acceptance test needs at least 10 draws, got num_test={self.num_test}")
+        if min(self.num_design, self.max_rounds) < 1 or self.max_rms <= 0:
+            raise ValueError("num_design, max_rounds and max_rms must be positive")
+
+    def prepare(self, key: jax.Array, target: Target, num_chains: int, progress: bool) -> Prepared:
+        """Fit the surrogate, then hand its density to NUTS.
+
+        Raises:
+            ValueError: the model has no NoisyDiffusion site, its denoiser has no twin, or it has too many parameters.
+        """
+        for name, fn in require_noisy_sites(key, target, "MarginalSurrogate").items():
+            if fn.model.twin is None:
+                raise ValueError(
+                    f"MarginalSurrogate needs a denoiser with a Gaussian twin; that of site {name!r} has none"
+                )
+        size = sum(int(np.prod(shape)) for shape in target.latent_shapes.values())
+        if size > MAX_DIMENSION:
+            raise ValueError(
+                f"MarginalSurrogate interpolates in at most {MAX_DIMENSION} dimensions; the model has {size} latent values"
+            )
+        programs = _programs(target.functions, self.log_density or _default_log_density())
+        with TaskProgress("surrogate", self.max_rounds + 1, progress) as bar:
+            attributes, data, positions = _refine(self, key, programs, target, num_chains, bar)
+        corrected = target.with_density(programs.corrected, data)
+        return Prepared(nuts_kernel(self.nuts, programs.corrected), corrected, attributes, positions)
+
+
+class _Densities(NamedTuple):
+    """Log joint densities of (position, data): reference, full, and corrected (data with the fit)."""
+
+    reference: Density
+    full: Density
+    corrected: Density
+
+
+@lru_cache(maxsize=1)
+def _default_log_density() -> LogDensity:
+    return Elbo(num_times=32, num_noise=2)
+
+
+@lru_cache(maxsize=16)
+def _programs(functions: BoundModel, log_density: LogDensity) -> _Densities:
+    """The same functions for the same model, so that new data compile nothing."""
+    twin = _functions_with(functions, Twin(jnp.asarray(LOG_AMPLITUDES)))
+    full = _functions_with(functions, log_density)
+
+    def corrected(position: Position, data: Data) -> jax.Array:
+        model_data, interpolant = data
+        mean, deviation = interpolant(ravel_pytree(position)[0])
+        return twin.log_density(position, model_data) + mean - jnp.maximum(deviation - 1.0, 0.0) ** 2
+
+    return _Densities(twin.log_density, full.log_density, corrected)
+
+
+def _functions_with(functions: BoundModel, log_density: LogDensity) -> BoundModel:
+    return replace(functions, model=with_log_density(functions.model, log_density))
+
+
+def _refine(
+    settings: MarginalSurrogate, key: jax.Array, densities: _Densities, target: Target, num_chains: int, bar: Any
+):
+    """Rounds of fit, sample, test; returns the attributes to keep, the data of the corrected density and where to start."""
+    key_twin, key_pick, *round_keys = jax.random.split(key, 2 + settings.max_rounds)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_pick)).ravel())
+    first = target.with_density(densities.reference, target.data)
+    rounds = replace(settings.nuts, num_warmup=_ROUND_WARMUP)
+    start, _ = find_start(key_twin, first, num_chains)
+    draws = _sample(rounds, key_twin, first, start)
+    unravel = ravel_pytree(target.functions.draw_prior(key_twin, target.data))[1]
+    start_at = jax.vmap(unravel)
+    evaluate = partial(_evaluate, densities, unravel, target.data)
+    points = _spread_out(rng, draws, settings.num_design, inflate=1.5)
+    values, heights = evaluate(points)
+    bar.advance()
+    capacity = settings.num_design + settings.num_test * settings.max_rounds
+    rms, bulk, number, current, data = np.inf, 0, 0, None, None
+    for number, round_key in enumerate(round_keys, start=1):
+        current = _fit(points, values, draws, capacity)
+        data = (target.data, current.interpolant)
+        draws = _sample(
+            settings.nuts, round_key, target.with_density(densities.corrected, data), num_chains, num_draws=200
+        )
+        fresh = draws[rng.choice(len(draws), settings.num_test, replace=False)]
+        fresh_values, fresh_heights = evaluate(fresh)
+        predicted = np.asarray(jax.vmap(lambda q: current.interpolant(q)[0])(jnp.asarray(fresh)))
+        error = predicted - fresh_values
+        rms = float(np.sqrt(np.mean((error - error.mean()) ** 2)))
+        top = max(heights.max(), fresh_heights.max())
+        bulk = int(np.sum(heights > top - settings.bulk_depth))
+        bar.advance()
+        if rms < settings.max_rms and bulk >= settings.min_bulk:
+            break
+        if number < settings.max_rounds:
+            points, values = np.concatenate([points, fresh]), np.concatenate([values, fresh_values])
+            heights = np.concatenate([heights, fresh_heights])
+    assert current is not None
+    accepted = bool(rms < settings.max_rms and bulk >= settings.min_bulk)
+    attributes = {
+        "surrogate_converged": int(accepted),
+        "surrogate_rms": rms,
+        "surrogate_leave_one_out": float(np.sqrt(np.mean(current.leave_one_out**2))),
+        "surrogate_evaluations": int(len(points) + settings.num_test),
+        "surrogate_bulk_points": bulk,
+        "surrogate_rounds": number,
+    }
+    positions = start_at(jnp.asarray(draws[rng.choice(len(draws), num_chains, replace=False)]))
+    return attributes, data, positions
+
+
+def _evaluate(densities: _Densities, unravel: Any, data: Data, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Delta and the full log density at design points (n, d), one after the other."""
+    program, _ = compile_once(_difference, (densities.reference, densities.full), unravel(jnp.asarray(points[0])), data)
+    pairs = np.array([np.asarray(program(unravel(jnp.asarray(point)), data)) for point in points], dtype=np.float64)
+    if not np.isfinite(pairs).all():
+        bad = points[~np.isfinite(pairs).all(axis=1)][0]
+        raise ValueError(f"the marginal log density is not finite at the unconstrained parameters {bad}")
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _difference(reference: Density, full: Density, position: Position, data: Data) -> jax.Array:
+    whole = full(position, data)
+    return jnp.stack([whole - reference(position, data), whole])
+
+
+def _fit(points: np.ndarray, values: np.ndarray, draws: np.ndarray, capacity: int) -> Fit:
+    covariance = np.cov(draws.T).reshape(draws.shape[1], -1)
+    whitening = np.linalg.inv(np.linalg.cholesky(covariance + 1e-10 * np.trace(covariance) * np.eye(len(covariance))))
+    return fit(points, values, draws.mean(axis=0), whitening, capacity)
+
+
+def _spread_out(rng: np.random.Generator, draws: np.ndarray, num: int, inflate: float) -> np.ndarray:
+    """``num`` of the draws, far from each other, moved away from their mean by ``inflate``."""
+    mean = draws.mean(axis=0)
+    whitening = np.linalg.inv(np.linalg.cholesky(np.cov(draws.T).reshape(draws.shape[1], -1)))
+    white = (draws - mean) @ whitening.T
+    # The outermost draws would all be chosen first; the design is for the bulk.
+    candidates = np.flatnonzero((white**2).sum(axis=1) < 2.0 * draws.shape[1] + 2.0)
+    chosen = [int(rng.choice(candidates))]
+    distance = np.full(len(candidates), np.inf)
+    while len(chosen) < min(num, len(candidates)):
+        distance = np.minimum(distance, ((white[candidates] - white[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(candidates[np.argmax(distance)]))
+    return mean + inflate * (draws[chosen] - mean)
+
+
+def _sample(settings: NUTS, key: jax.Array, target: Target, start: Start) -> np.ndarray:
+    """A short NUTS run: flattened unconstrained draws of all chains, (num, d)."""
+    kernel = nuts_kernel(settings, target.density)
+    init_key, run_key = jax.random.split(key)
+    program, _ = compile_once(_short_run, (kernel,), init_key, run_key, start, target.density_data)
+    return np.asarray(program(init_key, run_key, start, target.density_data), dtype=np.float64)
+
+
+def _short_run(
+    kernel: Kernel, init_key: jax.Array, run_key: jax.Array, start: Start, data: Data
+) -> jax.Array:
+    state = kernel.init(init_key, start, data)
+
+    def advance(state: State, index: jax.Array):
+        new, _ = kernel.step(jax.random.fold_in(run_key, index), index, state, data)
+        new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+        return new, jax.vmap(lambda q: ravel_pytree(q)[0])(kernel.position(new))
+
+    state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+    state, _ = jax.lax.scan(advance, state, jnp.arange(kernel.num_warmup))
+    _, draws = jax.lax.scan(advance, state, kernel.num_warmup + jnp.arange(_ROUND_DRAWS))
+    return draws.reshape(-1, draws.shape[-1])
