@@ -147,9 +147,10 @@ def _refine(
     for number, round_key in enumerate(round_keys, start=1):
         current = _fit(points, values, draws, capacity)
         data = (target.data, current.interpolant)
-        draws = _sample(
-            settings.nuts, round_key, target.with_density(densities.corrected, data), num_chains, num_draws=200
-        )
+        corrected = target.with_density(densities.corrected, data)
+        best = points[np.argsort(-heights)[np.arange(num_chains) % len(points)]]
+        start, _ = evaluate_start(corrected.density, start_at(jnp.asarray(best)), data)
+        draws = _sample(rounds, round_key, corrected, start)
         fresh = draws[rng.choice(len(draws), settings.num_test, replace=False)]
         fresh_values, fresh_heights = evaluate(fresh)
         predicted = np.asarray(jax.vmap(lambda q: current.interpolant(q)[0])(jnp.asarray(fresh)))

@@ -1,0 +1,72 @@
+"""Figures that the project commits to: named requirements, measured values, and a table that says which hold.
+
+A study returns a list of :class:`Figure`; its raw numbers are kept as JSON, so that the tables of the README can be printed
+again without running it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path("runs/validation")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity.
+
+    Attributes:
+        name: what was measured.
+        value: the measured value.
+        requirement: the bound it must meet, in words; empty for a figure that is only reported.
+        met: whether it does; None for a figure that is only reported.
+    """
+
+    name: str
+    value: float | str
+    requirement: str = ""
+    met: bool | None = None
+
+
+def below(name: str, value: float, bound: float) -> Figure:
+    """A figure that must be smaller than ``bound``."""
+    return Figure(name, float(value), f"< {bound:g}", bool(value < bound))
+
+
+def above(name: str, value: float, bound: float) -> Figure:
+    """A figure that must be larger than ``bound``."""
+    return Figure(name, float(value), f"> {bound:g}", bool(value > bound))
+
+
+def between(name: str, value: float, low: float, high: float) -> Figure:
+    """A figure that must lie in [low, high]."""
+    return Figure(name, float(value), f"{low:g} to {high:g}", bool(low <= value <= high))
+
+
+def report(study: str, figures: list[Figure], folder: Path = RESULTS) -> bool:
+    """Print the figures of a study and keep them in ``folder``; returns whether every requirement is met."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{study}.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
+    show(study, figures)
+    return all(figure.met is not False for figure in figures)
+
+
+def show(study: str, figures: list[Figure]) -> None:
+    """Print the figures of a study as a table."""
+    table = Table("figure", "value", "required", "", title=study, title_justify="left")
+    for figure in figures:
+        value = figure.value if isinstance(figure.value, str) else f"{figure.value:.4g}"
+        mark = {True: "met", False: "[bold red]missed[/]", None: ""}[figure.met]
+        table.add_row(figure.name, value, figure.requirement, mark)
+    Console(width=140).print(table)
+
+
+def stored(study: str, folder: Path = RESULTS) -> list[Figure] | None:
+    """The figures of an earlier run, or None."""
+    path = folder / f"{study}.json"
+    return [Figure(**entry) for entry in json.loads(path.read_text())] if path.exists() else None
