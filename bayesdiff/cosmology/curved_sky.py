@@ -6,7 +6,9 @@ the mean of its Fourier power is compared with what the flat model predicts for 
 
 .. math:: E |\mathcal{F}(w x)_k|^2 = \sum_{k'} |\tilde w_{k - k'}|^2 P(k'),
 
-evaluated on a periodic patch four times larger. Both see the same window and cut, so only the curvature is left.
+evaluated on a periodic patch eight times larger. Both see the same window and cut, so only the curvature is left. Waves
+longer than two patches are left out of both: the periodic model does not describe them, they leak through any window,
+and all patches of a sky share them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import numpy as np
 from bayesdiff.cosmology.emulator import LMIN, cmb_spectrum
 from bayesdiff.cosmology.flat_sky import ARCMIN, cmb_power, patch_multipoles
 
-_PADDING = 4
+_PADDING = 8
+# Bins stop where power beyond the Nyquist frequency, folded back, is still below 0.5 % behind the beam.
+_LARGEST_SHARE_OF_NYQUIST = 0.8
 
 
 def simulate_curved_patches(
@@ -94,7 +98,7 @@ def curved_sky_check(
 ) -> dict[str, np.ndarray]:
     """Mean power of windowed curved-sky patches against the flat-sky prediction, in bins of multipole.
 
-    Both have a beam of two pixels, which keeps what lies beyond the Nyquist frequency from folding back.
+    Both have a beam of two pixels, which keeps what lies beyond the Nyquist frequency from folding back into the bins.
 
     Args:
         H0: Hubble constant [km/s/Mpc].
@@ -102,7 +106,7 @@ def curved_sky_check(
         size: pixels per side.
         pixel_arcmin: side of a pixel [arcmin].
         num: number of patches.
-        num_bins: bins of equal width between the fundamental mode and the Nyquist frequency.
+        num_bins: bins of equal width, from half the fundamental mode to 0.8 of the Nyquist frequency.
         seed: of the first sky.
 
     Returns:
@@ -110,16 +114,18 @@ def curved_sky_check(
         ``ratio`` (curved over flat) and ``standard_error`` of the ratio, from the scatter over patches.
     """
     beam = 2.0 * pixel_arcmin
+    ells = patch_multipoles((size, size), pixel_arcmin)
+    ell_min = 0.5 * ells[0, 1]
     spectrum = np.concatenate([np.zeros(LMIN), np.asarray(cmb_spectrum(H0, omega_b), float)])
+    spectrum[: int(np.ceil(ell_min))] = 0.0
     patches = simulate_curved_patches(seed, spectrum, num, size, pixel_arcmin, beam)
     window = sine_window(size)
     measured = np.abs(np.fft.fft2(patches * window, norm="ortho")) ** 2
     large = (_PADDING * size, _PADDING * size)
     flat = np.asarray(cmb_power(H0, omega_b, large, pixel_arcmin, beam, normalise=False), float)
-    predicted = windowed_flat_power(flat, window)
+    predicted = windowed_flat_power(np.where(patch_multipoles(large, pixel_arcmin) >= ell_min, flat, 0.0), window)
 
-    ells = patch_multipoles((size, size), pixel_arcmin)
-    edges = np.linspace(ells[0, 1] * 0.5, ells[0, size // 2], num_bins + 1)
+    edges = np.linspace(ell_min, _LARGEST_SHARE_OF_NYQUIST * ells[0, size // 2], num_bins + 1)
     bins = np.digitize(ells, edges) - 1
     columns: dict[str, list[float]] = {"ell": [], "curved": [], "flat": [], "ratio": [], "standard_error": []}
     for index in range(num_bins):
