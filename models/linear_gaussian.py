@@ -1,7 +1,7 @@
 """The analytic twin of the dust study: Gaussian "dust" with a power-law spectrum, everything in closed form.
 
-The same mixture and the same NumPyro model as :mod:`models.dust_cmb`, but with a prior whose denoiser, marginal likelihood and field
-posterior are exact. Every engine and estimator is checked on it.
+The same mixture and the same NumPyro model as :mod:`models.dust_cmb`, but with a prior whose denoiser, marginal
+likelihood and field posterior are exact. Every engine and estimator is checked on it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SPECTRAL_INDEX = -3.0
 
 
 def power_law(size: int, index: float = SPECTRAL_INDEX) -> np.ndarray:
-    """Orthonormal power |k|^index on a (size, size) grid, of unit variance; k = 0 as at two thirds of the fundamental."""
+    """Orthonormal power |k|^index on a (size, size) grid, of unit variance; k = 0 is as at 2/3 of the fundamental."""
     k = np.hypot(*np.meshgrid(np.fft.fftfreq(size, 1.0 / size), np.fft.fftfreq(size, 1.0 / size)))
     k[0, 0] = 2.0 / 3.0
     power = k**index

@@ -1,8 +1,8 @@
 """Log densities against the closed form on the analytic twin, in float64.
 
-The flow and the bound are exact on the twin by construction when the twin itself is their reference. To test what they do on a
-learned prior, they are also run without that help: the flow in the whitened field of a Gaussian of the wrong power, the bound
-without a reference.
+The flow and the bound are exact on the twin by construction when the twin itself is their reference. To test what
+they do on a learned prior, they are also run without that help: the flow in the whitened field of a Gaussian of the
+wrong power, the bound without a reference.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def _flow(model: bd.DiffusionModel, points: jax.Array, fields: jax.Array) -> lis
     default = jax.jit(_density(model, bd.ProbabilityFlow(divergence="exact", num_steps=8)))
     # k^-2 instead of k^-3, and 1.5 times the variance.
     wrong = bd.GaussianDenoiser(jnp.asarray(1.5 * power_law(SIZE, -2.0)))
-    hard = jax.jit(
-        _density(model, bd.ProbabilityFlow("exact", num_steps=6, reference=wrong, solver=diffrax.Dopri5()))
-    )
+    hard = jax.jit(_density(model, bd.ProbabilityFlow("exact", num_steps=6, reference=wrong, solver=diffrax.Dopri5())))
     errors = {
         "default": [abs(default(y, p) - e) for y, p, e in zip(fields, points, exact, strict=True)],
         "wrong reference": [abs(hard(y, p) - e) for y, p, e in zip(fields, points, exact, strict=True)],
     }
     return [
-        below(f"flow, exact divergence, {name}: largest |log p - closed form| of {NUM_POINTS}", max(map(float, e)), 0.05)
+        below(
+            f"flow, exact divergence, {name}: largest |log p - closed form| of {NUM_POINTS}", max(map(float, e)), 0.05
+        )
         for name, e in errors.items()
     ]
 
@@ -86,7 +86,9 @@ def _bound(model: bd.DiffusionModel, points: jax.Array, fields: jax.Array) -> li
         away = p.at[index].add(widths[index])
         there = np.array([float(plain(key, y, away)) for key in keys])
         scatter = float((there - here).std(ddof=1))
-        figures.append(below(f"bound without reference: scatter of its difference over one width of {name} [nat]", scatter, 0.25))
+        figures.append(
+            below(f"bound without reference: scatter of its difference over one width of {name} [nat]", scatter, 0.25)
+        )
     return figures
 
 
@@ -106,7 +108,8 @@ def _gradients(model: bd.DiffusionModel, points: jax.Array, fields: jax.Array) -
     wrong = bd.GaussianDenoiser(jnp.asarray(1.5 * power_law(SIZE, -2.0)))
     flow = jax.jit(
         jax.grad(
-            _density(model, bd.ProbabilityFlow("exact", num_steps=6, reference=wrong, solver=diffrax.Dopri5())), argnums=1
+            _density(model, bd.ProbabilityFlow("exact", num_steps=6, reference=wrong, solver=diffrax.Dopri5())),
+            argnums=1,
         )
     )
     relative = []
@@ -162,9 +165,13 @@ def _latent(model: bd.DiffusionModel) -> list[Figure]:
         members = (radius >= low) & (radius < low + 2)
         # Equal pairs k, -k of relative variance 1, and real modes of relative variance 2, give the same count.
         error = np.sqrt(2.0 / members.sum())
-        worst["variance"] = max(worst["variance"], abs(ratio[members].mean() - 1.0) / (error / np.sqrt(NUM_LATENT_DRAWS)))
+        worst["variance"] = max(
+            worst["variance"], abs(ratio[members].mean() - 1.0) / (error / np.sqrt(NUM_LATENT_DRAWS))
+        )
         worst["mean"] = max(worst["mean"], abs(offset[members].mean() - 1.0) / error)
     return [
-        below(f"{NUM_LATENT_DRAWS} field draws: {what} per radial bin, largest deviation in standard errors", value, 4.0)
+        below(
+            f"{NUM_LATENT_DRAWS} field draws: {what} per radial bin, largest deviation in standard errors", value, 4.0
+        )
         for what, value in worst.items()
     ]

@@ -19,6 +19,7 @@ from bayesdiff.cosmology import cmb_spectrum
 from bayesdiff.cosmology.camb_table import build_table, camb_spectrum
 from bayesdiff.cosmology.curved_sky import curved_sky_check
 from bayesdiff.cosmology.emulator import LMIN
+from validation.figures import Figure, above, below
 
 # Away from the edges, where a central difference would leave the box.
 GRADIENT_POINTS = ((67.4, 0.0224), (55.0, 0.012), (85.0, 0.050), (75.0, 0.035))
@@ -124,3 +125,22 @@ def curved_sky_table(num: int = 200) -> dict[str, float]:
         "largest_deviation": float(deviation.max()),
         "largest_deviation_in_errors": float((deviation / columns["standard_error"]).max()),
     }
+
+
+def run() -> list[Figure]:
+    """All figures of this study."""
+    emulator, sky = emulator_table(), curved_sky_table()
+    return [
+        below(
+            "emulator: worst 95th percentile of |dC/C| for ell 2 to 1,500, 200 held-out spectra",
+            emulator["p95_worst_ell_to_1500"],
+            0.005,
+        ),
+        above("emulator: speed over CAMB per spectrum, batched", emulator["speed_ratio"], 1e4),
+        *(
+            below(f"emulator: gradient error, {name}", emulator[f"gradient_error_{name}"], 0.02)
+            for name in GRADIENT_STEPS
+        ),
+        Figure("curved sky over flat sky: largest deviation of the windowed power", sky["largest_deviation"]),
+        Figure("the same in standard errors", sky["largest_deviation_in_errors"]),
+    ]

@@ -1,8 +1,8 @@
 """Every engine on the analytic twin: five observations, one posterior.
 
-NUTS on the closed form is the reference; NUTS on the bound and on the flow, the surrogate and Gibbs must agree with it in the mean
-and standard deviation of every parameter. The bound and the flow use the twin as reference, their default, and run their full
-computation; :mod:`validation.densities` tests them without that help.
+NUTS on the closed form is the reference; NUTS on the bound and on the flow, the surrogate and Gibbs must agree with
+it in the mean and standard deviation of every parameter. The bound and the flow use the twin as reference, their
+default, and run their full computation; :mod:`validation.densities` tests them without that help.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def _run(num_observations: int) -> list[Figure]:
             reference = posterior if reference is None else reference
             worst_rhat = max(worst_rhat, *posterior.rhat.values())
             if posterior is not reference:
-                worst[engine] = [max(pair) for pair in zip(worst[engine], disagreement(reference, posterior), strict=True)]
+                worst[engine] = [
+                    max(pair) for pair in zip(worst[engine], disagreement(reference, posterior), strict=True)
+                ]
             cells = [f"{posterior.mean(name):.4g} ± {posterior.sd(name):.3g}" for name in PARAMETERS]
             rhat, ess = max(posterior.rhat.values()), min(posterior.ess.values())
             table.add_row(str(index), engine, *cells, f"{rhat:.4f}", f"{ess:.0f}", f"{posterior.seconds:.1f}")
@@ -62,7 +64,9 @@ def _run(num_observations: int) -> list[Figure]:
     for engine, (mean, deviation) in worst.items():
         if engine != "NUTS, closed form":
             figures.append(below(f"{engine}: largest difference of a mean [Monte Carlo s.e.]", mean, 3.0))
-            figures.append(below(f"{engine}: largest difference of a standard deviation [Monte Carlo s.e.]", deviation, 3.0))
+            figures.append(
+                below(f"{engine}: largest difference of a standard deviation [Monte Carlo s.e.]", deviation, 3.0)
+            )
     return [*figures, below("largest R-hat of all runs", worst_rhat, 1.01)]
 
 

@@ -1,7 +1,8 @@
-"""Estimators of the log density on the shipped prior: scatter over noise seeds, with and without the twin, and agreement.
+"""Estimators of the log density on the shipped prior: scatter over noise seeds with and without twin, and agreement.
 
-What inference uses are differences of log density between parameters, so these are compared: from the truth to about one
-posterior width in sigma and in H0, for the bound with and without the twin as reference and for the probability flow.
+What inference uses are differences of log density between parameters, so these are compared: from the truth to about
+one posterior width in sigma and in H0, for the bound with and without the twin as reference and for the probability
+flow.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ def run() -> list[Figure]:
         "Elbo, no reference, 256 pairs": lambda key: bd.Elbo(64, 4, key=key, reference=False),
         "ProbabilityFlow, 16 steps, 4 probes": lambda key: bd.ProbabilityFlow(num_steps=16, num_probes=4, key=key),
     }
-    table = Table("estimator", "value", *STEPS, "seconds per value", title="log p(y) and its differences: mean ± scatter over seeds")
+    table = Table(
+        "estimator",
+        "value",
+        *STEPS,
+        "seconds per value",
+        title="log p(y) and its differences: mean ± scatter over seeds",
+    )
     means, errors, scatters = {}, {}, {}
     for name, make in estimators.items():
         values, seconds = _values(model, y, points, make)

@@ -1,7 +1,7 @@
 """Figures that the project commits to: named requirements, measured values, and a table that says which hold.
 
-A study returns a list of :class:`Figure`; its raw numbers are kept as JSON, so that the tables of the README can be printed
-again without running it.
+A study returns a list of :class:`Figure`; its raw numbers are kept as JSON, so that the tables of the README can be
+printed again without running it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Inference with the shipped prior on mixtures whose truth is known: 40 held-out dust patches, parameters from the prior.
+"""Inference with the shipped prior on 40 mixtures of held-out dust with known truth, parameters from the prior.
 
-Every mixture is kept on disk as it is done, so that an interrupted study continues. ``cross_check`` runs Gibbs on the first five.
+Every mixture is kept on disk as it is done, so that an interrupted study continues. ``cross_check`` runs Gibbs on the
+first five.
 """
 
 from __future__ import annotations
@@ -101,15 +102,22 @@ def _figures(rows: list[dict]) -> list[Figure]:
         for level in (0.68, 0.95):
             inside = np.mean(np.abs(rank - 0.5) < 0.5 * level)
             figures.append(Figure(f"{name}: truths in the central {level:.0%} interval", float(inside)))
-        figures.append(Figure(f"{name}: median posterior standard deviation", float(np.median([r["sd"][name] for r in rows]))))
+        figures.append(
+            Figure(f"{name}: median posterior standard deviation", float(np.median([r["sd"][name] for r in rows])))
+        )
     accepted = sum(row["surrogate_converged"] for row in rows)
     return [
         *figures,
         below("largest R-hat", max(row["rhat"] for row in rows), 1.01),
         Figure("smallest ESS", min(row["ess"] for row in rows)),
         Figure("surrogates accepted", f"{accepted} of {len(rows)}"),
-        Figure("median acceptance-test error of the surrogate [nat]", float(np.median([r["surrogate_rms"] for r in rows]))),
-        Figure("median leave-one-out error of the surrogate [nat]", float(np.median([r["surrogate_leave_one_out"] for r in rows]))),
+        Figure(
+            "median acceptance-test error of the surrogate [nat]", float(np.median([r["surrogate_rms"] for r in rows]))
+        ),
+        Figure(
+            "median leave-one-out error of the surrogate [nat]",
+            float(np.median([r["surrogate_leave_one_out"] for r in rows])),
+        ),
         Figure("median density evaluations", float(np.median([row["surrogate_evaluations"] for row in rows]))),
         Figure("median seconds of a run, without compiling", float(np.median([row["seconds"] for row in rows]))),
     ]

@@ -45,7 +45,11 @@ def _print_power(statistics: dict) -> None:
 def _print_denoising(rows: dict) -> None:
     bands = len(rows["network"][0])
     headers = [f"band {i}" for i in range(bands)]
-    table = Table("s", *headers, title="Held-out dust: mean square error, network over Wiener filter, by radial band (0 = largest scales)")
+    table = Table(
+        "s",
+        *headers,
+        title="Held-out dust: mean square error, network over Wiener filter, by radial band (0 = largest scales)",
+    )
     for s, network, wiener in zip(rows["noise_levels"], rows["network"], rows["wiener"], strict=True):
         table.add_row(f"{s:g}", *(f"{n / w:.2f}" for n, w in zip(network, wiener, strict=True)))
     Console(width=120).print(table)

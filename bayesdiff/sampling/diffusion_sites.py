@@ -1,8 +1,8 @@
 """The diffusion sites of a NumPyro model, as the engines of this package see them.
 
-A site y ~ NoisyDiffusion can be read in three ways without a change to the model: with another estimator of its log density
-(:func:`with_log_density`), with its field as a latent block (:func:`with_residual_power`), or as the distribution itself at given
-parameters (:func:`noisy_sites`).
+A site y ~ NoisyDiffusion can be read in three ways without a change to the model: with another estimator of its log
+density (:func:`with_log_density`), with its field as a latent block (:func:`with_residual_power`), or as the
+distribution itself at given parameters (:func:`noisy_sites`).
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ def with_residual_power(model: Model, powers: Mapping[str, jax.Array]) -> Model:
 
 
 class ResidualPower(Distribution):
-    """The complete-data likelihood N(y - x; 0, s^2 Sigma) as a density of the residual's power, grouped by :func:`group_power`.
+    """The complete-data likelihood N(y - x; 0, s^2 Sigma) as a density of the residual's grouped power.
 
-    The residual enters only through |FFT(y - x)|^2, and for an isotropic Sigma only through its sum over modes of equal |k|.
+    The residual enters only through |FFT(y - x)|^2, and for an isotropic Sigma only through its sum over modes of
+    equal |k|.
     """
 
     arg_constraints = {"noise_level": constraints.positive, "context": constraints.real_vector}
@@ -88,7 +89,7 @@ class ResidualPower(Distribution):
 
 
 def group_power(model: DiffusionModel, residual: jax.Array) -> jax.Array:
-    """|FFT|^2 of residual fields (..., C, H, W), summed over modes of equal |k| where Sigma is isotropic: (..., C, groups)."""
+    """|FFT|^2 of residual fields (..., C, H, W), summed over equal |k| where Sigma is isotropic: (..., C, groups)."""
     power = mode_power(residual)
     if model.noise.isotropic:
         return RadialModes(model.event_shape[-2:]).total(power)

@@ -3,13 +3,13 @@
 For y = x + s Sigma_phi^(1/2) n with x from a diffusion prior, iterate (Heurtel-Depeiges et al. 2024, arXiv:2402.19455)
 
 1. x | y, phi, s: the reverse SDE from the diffusion time t* of s, started at y;
-2. phi, s | x, y: several NUTS steps on prior x N(y - x; 0, s^2 Sigma_phi), which depends on x only through the power of y - x
-   summed over modes of equal |k|, computed once per iteration.
+2. phi, s | x, y: several NUTS steps on prior x N(y - x; 0, s^2 Sigma_phi), which depends on x only through the power
+   of y - x summed over modes of equal |k|, computed once per iteration.
 
-The conditional of (phi, s) is far narrower than the marginal posterior and moves with the residual, so its step size and mass
-matrix are adapted again at several iterations of the warm-up, each time on the residual of that moment. The log density that
-NUTS starts from is that of the new residual, never a stale one. The chain is exact up to the accuracy of denoiser and solver; it
-mixes slowly where s is much better known given the field than without it.
+The conditional of (phi, s) is far narrower than the marginal posterior and moves with the residual, so its step size
+and mass matrix are adapted again at several iterations of the warm-up, each time on the residual of that moment. The
+log density that NUTS starts from is that of the new residual, never a stale one. The chain is exact up to the
+accuracy of denoiser and solver; it mixes slowly where s is much better known given the field than without it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class GibbsDiffusion:
             raise ValueError("num_diffusion_steps, num_parameter_steps and num_adaptations must be at least 1")
         if self.num_warmup < self.num_adaptations:
             raise ValueError(
-                f"num_warmup must be at least num_adaptations = {self.num_adaptations}, got {self.num_warmup}"
+                f"num_warmup must be at least num_adaptations={self.num_adaptations}, got {self.num_warmup}"
             )
 
     def prepare(self, key: jax.Array, target: Target, num_chains: int, progress: bool) -> Prepared:
@@ -77,7 +77,7 @@ class GibbsDiffusion:
             if fn.model.prior_depends_on_context:
                 raise ValueError(
                     f"GibbsDiffusion cannot sample site {name!r}: the prior of its field depends on the context "
-                    f"{fn.model.context_names}, whose density given the field is not known; use NUTS or MarginalSurrogate"
+                    f"{fn.model.context_names}, whose density given the field is not known; use MarginalSurrogate"
                 )
         # The marginal density is never needed: the chains start at prior draws whatever it is there.
         startable = target.with_density(target.functions.log_prior, target.data)

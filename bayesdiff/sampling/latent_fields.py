@@ -46,8 +46,9 @@ def draw_fields(
         model_kwargs: keyword arguments of the model.
 
     Returns:
-        The result with a group ``fields`` (chain, draw, channel, height, width): x under the name of its diffusion model, and
-        y - x split into the components of the noise by a Wiener draw. With several sites the names are ``<site>_<name>``.
+        The result with a group ``fields`` (chain, draw, channel, height, width): x under the name of its diffusion
+        model, and y - x split into the components of the noise by a Wiener draw. With several sites the names are
+        ``<site>_<name>``.
 
     Raises:
         ValueError: no result was given, it lacks a latent site of the model, or the model has no NoisyDiffusion site.

@@ -1,16 +1,17 @@
 """The corrected marginal: an interpolated correction to the closed-form likelihood of the Gaussian twin.
 
-For parameters theta of low dimension, log p(y | theta) = log p_twin(y | theta) + Delta(theta). The first term is in closed form; Delta
-costs hundreds of network evaluations per point, but it is smooth. So
+For parameters theta of low dimension, log p(y | theta) = log p_twin(y | theta) + Delta(theta). The first term is in
+closed form; Delta costs hundreds of network evaluations per point, but it is smooth. So
 
-1. sample the twin's posterior (its power has a free amplitude, averaged over a small grid) and choose a design over its bulk;
+1. sample the twin's posterior (its power has a free amplitude, averaged over a small grid) and choose a design over
+   its bulk;
 2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process;
 3. sample the corrected posterior with NUTS, which costs nothing, take fresh draws of it and evaluate the density there;
 4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat and the design has enough
    points in the bulk; otherwise let the draws join the design and go back to 2.
 
-Where the process is uncertain by more than a nat its density is lowered by the square of the excess, so that the chains stay
-where the design is and the design follows them. A run that is not accepted says so in its attributes.
+Where the process is uncertain by more than a nat its density is lowered by the square of the excess, so that the
+chains stay where the design is and the design follows them. A run that is not accepted says so in its attributes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from .chains import Kernel, Prepared, State
 from .diffusion_sites import require_noisy_sites, with_log_density
 from .gaussian_process import Fit, fit
 from .nuts import NUTS, nuts_kernel
-from .progress import TaskProgress
 from .programs import compile_once
+from .progress import TaskProgress
 from .start import Start, find_start
 from .start import evaluate as evaluate_start
 from .target import BoundModel, Data, Density, Position, Target
@@ -86,7 +87,7 @@ class MarginalSurrogate:
         size = sum(int(np.prod(shape)) for shape in target.latent_shapes.values())
         if size > MAX_DIMENSION:
             raise ValueError(
-                f"MarginalSurrogate interpolates in at most {MAX_DIMENSION} dimensions; the model has {size} latent values"
+                f"MarginalSurrogate takes at most {MAX_DIMENSION} dimensions, the model has {size} latent values"
             )
         programs = _programs(target.functions, self.log_density or _default_log_density())
         with TaskProgress("surrogate", self.max_rounds + 1, progress) as bar:
@@ -129,7 +130,7 @@ def _functions_with(functions: BoundModel, log_density: LogDensity) -> BoundMode
 def _refine(
     settings: MarginalSurrogate, key: jax.Array, densities: _Densities, target: Target, num_chains: int, bar: Any
 ):
-    """Rounds of fit, sample, test; returns the attributes to keep, the data of the corrected density and where to start."""
+    """Rounds of fit, sample, test; returns attributes to keep, data of the corrected density, and where to start."""
     key_twin, key_pick, *round_keys = jax.random.split(key, 2 + settings.max_rounds)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_pick)).ravel())
     first = target.with_density(densities.reference, target.data)
@@ -153,7 +154,7 @@ def _refine(
         draws = _sample(rounds, round_key, corrected, start)
         fresh = draws[rng.choice(len(draws), settings.num_test, replace=False)]
         fresh_values, fresh_heights = evaluate(fresh)
-        predicted = np.asarray(jax.vmap(lambda q: current.interpolant(q)[0])(jnp.asarray(fresh)))
+        predicted = np.asarray(jax.vmap(current.interpolant)(jnp.asarray(fresh))[0])
         error = predicted - fresh_values
         rms = float(np.sqrt(np.mean((error - error.mean()) ** 2)))
         top = max(heights.max(), fresh_heights.max())
@@ -222,9 +223,7 @@ def _sample(settings: NUTS, key: jax.Array, target: Target, start: Start) -> np.
     return np.asarray(program(init_key, run_key, start, target.density_data), dtype=np.float64)
 
 
-def _short_run(
-    kernel: Kernel, init_key: jax.Array, run_key: jax.Array, start: Start, data: Data
-) -> jax.Array:
+def _short_run(kernel: Kernel, init_key: jax.Array, run_key: jax.Array, start: Start, data: Data) -> jax.Array:
     state = kernel.init(init_key, start, data)
 
     def advance(state: State, index: jax.Array):

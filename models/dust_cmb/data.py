@@ -1,8 +1,9 @@
 """Dust maps of the study: the simulated training maps, their held-out region, and patches of real maps.
 
-Training uses the two intensity maps of an MHD simulation (512 x 512, periodic). Rows 256 to 383 of both are held out; what
-is left, rows 384 to 511 and 0 to 255, is contiguous because the maps are periodic. Both maps are standardised by the mean and
-standard deviation of their training rows, so the unit of every field is the dust standard deviation of a map.
+Training uses the two intensity maps of an MHD simulation (512 x 512, periodic). Rows 256 to 383 of both are held out;
+what is left, rows 384 to 511 and 0 to 255, is contiguous because the maps are periodic. Both maps are standardised by
+the mean and standard deviation of their training rows, so the unit of every field is the dust standard deviation of a
+map.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ def make_model(dust: bd.DiffusionModel) -> Callable:
         dust: dust prior whose noise is CMB and instrument noise, conditioned on (H0, omega_b).
 
     Returns:
-        A NumPyro model with sites H0 [km/s/Mpc], omega_b, sigma (rms of the CMB), y (1, H, W), and the diffusion time t_star.
+        A NumPyro model with sites H0 [km/s/Mpc], omega_b, sigma (rms of the CMB), y (1, H, W), and the diffusion time
+        t_star.
     """
 
     def model(y=None):

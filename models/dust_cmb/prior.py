@@ -1,8 +1,8 @@
 """Training recipe of the dust prior: a diffusion whose noise is CMB and instrument noise, conditioned on the cosmology.
 
-The denoiser is Wiener-preconditioned about the mean and power of the training windows. Windows are cut from larger maps and so
-are not periodic: the power keeps its full two-dimensional shape, where the closing seam shows, and the network is told where
-the seam lies.
+The denoiser is Wiener-preconditioned about the mean and power of the training windows. Windows are cut from larger
+maps and so are not periodic: the power keeps its full two-dimensional shape, where the closing seam shows, and the
+network is told where the seam lies.
 """
 
 from __future__ import annotations

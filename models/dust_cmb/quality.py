@@ -38,9 +38,9 @@ def compare_draws(draws: np.ndarray) -> dict[str, Any]:
         draws: from :func:`draw_fields`.
 
     Returns:
-        Ratios draws / training (``power_ratio`` per band of ``BAND_EDGES``), their standard errors, and the median distance to
-        the nearest training patch, over periodic shifts and the symmetries of the square, of draws and of held-out patches,
-        each in units of the patch's own standard deviation.
+        Ratios draws / training (``power_ratio`` per band of ``BAND_EDGES``), their standard errors, and the median
+        distance to the nearest training patch, over periodic shifts and the symmetries of the square, of draws and of
+        held-out patches, each in units of the patch's own standard deviation.
     """
     maps = load_dust_maps()
     windows = MapWindows(jnp.asarray(maps.training), PATCH_SIZE, periodic=(False, True))
@@ -53,7 +53,10 @@ def compare_draws(draws: np.ndarray) -> dict[str, Any]:
     statistics["skewness_ratio"] = float(_skewness(draws) / _skewness(training))
     statistics["skewness_training"] = float(_skewness(training))
     thresholds = np.linspace(-1.5, 3.0, 10)
-    areas = [np.asarray(bd.fields.minkowski_functionals(x, thresholds)) [:, :, 0].mean(axis=1) for x in (draws, training[:1024])]
+    areas = [
+        np.asarray(bd.fields.minkowski_functionals(x, thresholds))[:, :, 0].mean(axis=1)
+        for x in (draws, training[:1024])
+    ]
     scale = np.abs(areas[1]).max(axis=1, keepdims=True)
     statistics["minkowski_largest_difference"] = (np.abs(areas[0] - areas[1]) / scale).max(axis=1).tolist()
     references = _symmetries(_disjoint(maps.training))

@@ -1,0 +1,121 @@
+"""The corrected marginal on the analytic twin, its interpolation, and the fields of a result."""
+
+from __future__ import annotations
+
+import arviz_stats
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import bayesdiff as bd
+from bayesdiff.diffusion.densities import Estimate
+from bayesdiff.sampling.gaussian_process import fit
+
+SIZE = 8
+
+
+class Tilted:
+    """The closed form plus a known, strongly non-quadratic function of the noise level: a density the twin gets wrong."""
+
+    def __call__(self, model, y, s, context):
+        return bd.Exact()(model, y, s, context) + 12.0 * jnp.tanh(4.0 * (s - 1.2))
+
+    def estimate(self, model, y, s, context):
+        return Estimate(self(model, y, s, context), jnp.zeros(()))
+
+
+@pytest.fixture
+def twin(x64):
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE, 1 / SIZE), np.fft.fftfreq(SIZE, 1 / SIZE)))
+    noise = bd.StationaryNoise({"rough": jnp.asarray(1.0 / (1.0 + k)), "white": jnp.full((SIZE, SIZE), 0.1)})
+    return bd.DiffusionModel(
+        bd.GaussianDenoiser(jnp.asarray(1.0 / (0.5 + k) ** 2)), bd.schedules.Cosine(), noise, (1, SIZE, SIZE), name="dust"
+    )
+
+
+def make_model(diffusion):
+    def model(y=None):
+        sigma = numpyro.sample("sigma", dist.Uniform(0.2, 3.0))
+        numpyro.sample("y", bd.NoisyDiffusion(diffusion, sigma), obs=y)
+
+    return model
+
+
+def test_surrogate_finds_the_posterior_of_a_density_far_from_the_twins(twin):
+    y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))
+    algorithm = bd.MarginalSurrogate(log_density=Tilted())
+    data = bd.sample(jax.random.key(0), make_model(twin), y, algorithm=algorithm, num_samples=800, progress=False)
+    assert data.attrs["surrogate_converged"] == 1
+    assert data.attrs["surrogate_rms"] < 0.3
+    draws = data["posterior"]["sigma"].values
+    ess = float(arviz_stats.ess(draws))
+    assert float(arviz_stats.rhat(draws)) < 1.02
+    sigma = np.linspace(0.2, 3.0, 1401)
+    context = jnp.zeros(0)
+    log_density = np.array([float(Tilted()(twin, y, s, context)) for s in sigma])
+    weight = np.exp(log_density - log_density.max())
+    weight /= weight.sum()
+    mean = weight @ sigma
+    sd = np.sqrt(weight @ (sigma - mean) ** 2)
+    untilted = np.array([float(bd.Exact()(twin, y, s, context)) for s in sigma])
+    assert abs(sigma[untilted.argmax()] - mean) > 2 * sd  # the test has power: the twin alone is wrong
+    # Interpolation to max_rms = 0.3 nat may move the mean by a fraction of a standard deviation.
+    assert abs(draws.mean() - mean) < 0.15 * sd + 4 * sd / np.sqrt(ess)
+    assert abs(draws.std() / sd - 1) < 0.15
+
+
+def test_a_surrogate_that_is_not_accepted_says_so(twin):
+    y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))
+    algorithm = bd.MarginalSurrogate(log_density=Tilted(), num_design=3, min_bulk=1000, max_rounds=1)
+    data = bd.sample(jax.random.key(0), make_model(twin), y, algorithm=algorithm, num_samples=50, progress=False)
+    assert data.attrs["surrogate_converged"] == 0
+
+
+def test_interpolation_predicts_a_smooth_function_with_honest_errors():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(60, 2))
+
+    def function(x):
+        return 3.0 * x[:, 0] - 2.0 * x[:, 1] ** 2 + np.sin(1.5 * x[:, 0])
+
+    result = fit(points, function(points), np.zeros(2), np.eye(2), size=80)
+    fresh = 0.7 * rng.normal(size=(40, 2))
+    mean, deviation = (np.asarray(x) for x in jax.vmap(result.interpolant)(jnp.asarray(fresh)))
+    error = mean - function(fresh)
+    assert np.sqrt(np.mean(error**2)) < 0.1
+    assert np.mean(np.abs(error) < 3 * np.hypot(deviation, 0.02)) > 0.9
+    far = np.asarray(result.interpolant(jnp.array([8.0, 8.0]))[1])
+    assert far > 5 * deviation.max()
+
+
+def test_fields_are_drawn_for_kept_draws_and_sum_to_the_observation(twin):
+    y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))
+    model = make_model(twin)
+    data = bd.sample(jax.random.key(0), model, y, algorithm=bd.NUTS(num_warmup=100), num_samples=60, progress=False)
+    with_fields = bd.draw_fields(jax.random.key(1), model, y, data, num_draws=40, progress=False)
+    fields = with_fields["fields"].to_dataset()
+    assert set(fields.data_vars) == {"dust", "rough", "white"}
+    assert fields["dust"].dims == ("chain", "draw", "channel", "height", "width")
+    assert fields.sizes["draw"] == 10
+    assert set(fields["draw"].values) <= set(data["posterior"]["draw"].values)
+    total = fields["dust"] + fields["rough"] + fields["white"]
+    np.testing.assert_allclose(total.values, np.broadcast_to(y, total.shape), atol=1e-5)
+    assert "fields" not in data
+
+
+def test_fields_need_a_result_with_the_model_s_sites(twin):
+    y = jnp.zeros((1, SIZE, SIZE))
+    with pytest.raises(ValueError, match="draw_fields needs the result of sample"):
+        bd.draw_fields(jax.random.key(1), make_model(twin), y)
+
+
+def test_too_many_parameters_are_refused(twin):
+    def model(y=None):
+        many = numpyro.sample("many", dist.Normal(jnp.zeros(9), 1.0).to_event(1))
+        numpyro.sample("y", bd.NoisyDiffusion(twin, jnp.exp(many[0])), obs=y)
+
+    with pytest.raises(ValueError, match="at most 8 dimensions, the model has 9"):
+        bd.sample(jax.random.key(0), model, jnp.zeros((1, SIZE, SIZE)), algorithm=bd.MarginalSurrogate(), progress=False)
