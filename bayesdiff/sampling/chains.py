@@ -196,6 +196,26 @@ def run_chains(
     return ChainRun(posterior, sample_stats, status, programs.seconds, seconds["warm-up"], seconds["sampling"])
 
 
+def explore(key: jax.Array, kernel: Kernel, start: Start, data: Data, num_draws: int) -> Position:
+    """Positions (num_draws, num_chains, ...) after the kernel's warm-up, by the same compiled programs as `run_chains`."""
+    key_init, key_steps = jax.random.split(key)
+    init, _ = compile_once(_init, (kernel,), key_init, start, data)
+    state = init(key_init, start, data)
+    zero = jnp.int32(0)
+    steps, _ = compile_once(_steps, (kernel,), key_steps, zero, zero, state, data)
+    rows: list[Position] = []
+    done, total = 0, kernel.num_warmup + num_draws
+    while done < total:
+        # A block does not straddle the end of the warm-up.
+        end = kernel.num_warmup if done < kernel.num_warmup else total
+        length = min(_BLOCK_LENGTH, end - done)
+        state, position, _ = steps(key_steps, jnp.int32(done), jnp.int32(length), state, data)
+        if done >= kernel.num_warmup:
+            rows.append(jax.tree.map(lambda x, length=length: x[:length], position))
+        done += length
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+
+
 class _Programs(NamedTuple):
     steps: Callable[[jax.Array, int, int, State], tuple[State, Position, Info]]
     constrain: Callable[[Position], dict[str, jax.Array]]

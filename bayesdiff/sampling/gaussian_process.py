@@ -1,10 +1,10 @@
 """Interpolation of a smooth scalar function of a few parameters by a Gaussian process, with its uncertainty.
 
 The prior is a quadratic polynomial with Gaussian weights plus a squared-exponential process with one length per
-parameter, plus independent noise (Rasmussen & Williams 2006, chapter 2; the polynomial as in section 2.7). Length scales,
-amplitudes and noise maximise the marginal likelihood. Fitting is a small float64 problem in NumPy; prediction is a JAX
-function of arrays padded to a fixed size, so that designs of growing size share one compiled program. It keeps the
-polynomial, whose variance is large, apart from the process, so that nothing cancels in float32.
+parameter, plus independent noise (Rasmussen & Williams 2006, chapter 2; the polynomial as in section 2.7). Length
+scales, amplitudes and noise maximise the marginal likelihood. Fitting is a small float64 problem in NumPy; prediction
+is a JAX function of arrays padded to a fixed size, so that designs of growing size share one compiled program. It
+keeps the polynomial, whose variance is large, apart from the process, so that nothing cancels in float32.
 """
 
 from __future__ import annotations
@@ -58,6 +58,15 @@ class Interpolant(NamedTuple):
         process = self.amplitude**2 - jnp.sum((self.half_inverse @ covariance) ** 2)
         polynomial = jnp.sum((self.spread @ (terms - self.explained @ covariance)) ** 2)
         return mean, jnp.sqrt(jnp.maximum(process, 1e-6) + polynomial)
+
+
+def nothing(num_parameters: int, size: int) -> Interpolant:
+    """The interpolant that is zero with certainty, padded like any other."""
+    terms = (num_parameters + 1) * (num_parameters + 2) // 2
+    d, n, p = (num_parameters,), (size,), (terms,)
+    shapes = (d, d + d, n + d, n, d, (), n, n + n, p, p + n, p + p)
+    empty = Interpolant(*(jnp.zeros(shape) for shape in shapes))
+    return empty._replace(scales=jnp.ones(d))
 
 
 class Fit(NamedTuple):

@@ -27,9 +27,9 @@ from jax.flatten_util import ravel_pytree
 
 from bayesdiff.diffusion.densities import Elbo, LogDensity, Twin
 
-from .chains import Kernel, Prepared, State
+from .chains import Kernel, Prepared, explore
 from .diffusion_sites import require_noisy_sites, with_log_density
-from .gaussian_process import Fit, fit
+from .gaussian_process import Fit, fit, nothing
 from .nuts import NUTS, nuts_kernel
 from .programs import compile_once
 from .progress import TaskProgress
@@ -39,7 +39,7 @@ from .target import BoundModel, Data, Density, Position, Target
 
 MAX_DIMENSION = 8
 LOG_AMPLITUDES = (-1.5, -0.75, 0.0, 0.75, 1.5)
-_ROUND_WARMUP, _ROUND_DRAWS = 150, 150
+_ROUND_DRAWS = 150
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class MarginalSurrogate:
     min_bulk: int = 24
     bulk_depth: float = 5.0
     max_rms: float = 0.3
-    nuts: NUTS = NUTS(num_warmup=400)
+    nuts: NUTS = NUTS(num_warmup=250)
 
     def __post_init__(self) -> None:
         if self.num_test < 10:
@@ -133,25 +133,25 @@ def _refine(
     """Rounds of fit, sample, test; returns attributes to keep, data of the corrected density, and where to start."""
     key_twin, key_pick, *round_keys = jax.random.split(key, 2 + settings.max_rounds)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_pick)).ravel())
-    first = target.with_density(densities.reference, target.data)
-    rounds = replace(settings.nuts, num_warmup=_ROUND_WARMUP)
-    start, _ = find_start(key_twin, first, num_chains)
-    draws = _sample(rounds, key_twin, first, start)
-    unravel = ravel_pytree(target.functions.draw_prior(key_twin, target.data))[1]
-    start_at = jax.vmap(unravel)
+    position = target.functions.draw_prior(key_twin, target.data)
+    size, unravel = len(ravel_pytree(position)[0]), ravel_pytree(position)[1]
+    capacity = settings.num_design + settings.num_test * settings.max_rounds
+    kernel = nuts_kernel(settings.nuts, densities.corrected)
+    # Without a correction the corrected density is the twin's, and one compiled program samples both.
+    data: Data = (target.data, nothing(size, capacity))
+    start, _ = find_start(key_twin, target.with_density(densities.corrected, data), num_chains)
+    draws = _sample(kernel, key_twin, start, data)
     evaluate = partial(_evaluate, densities, unravel, target.data)
     points = _spread_out(rng, draws, settings.num_design, inflate=1.5)
     values, heights = evaluate(points)
     bar.advance()
-    capacity = settings.num_design + settings.num_test * settings.max_rounds
-    rms, bulk, number, current, data = np.inf, 0, 0, None, None
+    rms, bulk, number, current = np.inf, 0, 0, None
     for number, round_key in enumerate(round_keys, start=1):
         current = _fit(points, values, draws, capacity)
         data = (target.data, current.interpolant)
-        corrected = target.with_density(densities.corrected, data)
         best = points[np.argsort(-heights)[np.arange(num_chains) % len(points)]]
-        start, _ = evaluate_start(corrected.density, start_at(jnp.asarray(best)), data)
-        draws = _sample(rounds, round_key, corrected, start)
+        start, _ = evaluate_start(densities.corrected, jax.vmap(unravel)(jnp.asarray(best)), data)
+        draws = _sample(kernel, round_key, start, data)
         fresh = draws[rng.choice(len(draws), settings.num_test, replace=False)]
         fresh_values, fresh_heights = evaluate(fresh)
         predicted = np.asarray(jax.vmap(current.interpolant)(jnp.asarray(fresh))[0])
@@ -175,7 +175,7 @@ def _refine(
         "surrogate_bulk_points": bulk,
         "surrogate_rounds": number,
     }
-    positions = start_at(jnp.asarray(draws[rng.choice(len(draws), num_chains, replace=False)]))
+    positions = jax.vmap(unravel)(jnp.asarray(draws[rng.choice(len(draws), num_chains, replace=False)]))
     return attributes, data, positions
 
 
@@ -215,23 +215,8 @@ def _spread_out(rng: np.random.Generator, draws: np.ndarray, num: int, inflate: 
     return mean + inflate * (draws[chosen] - mean)
 
 
-def _sample(settings: NUTS, key: jax.Array, target: Target, start: Start) -> np.ndarray:
-    """A short NUTS run: flattened unconstrained draws of all chains, (num, d)."""
-    kernel = nuts_kernel(settings, target.density)
-    init_key, run_key = jax.random.split(key)
-    program, _ = compile_once(_short_run, (kernel,), init_key, run_key, start, target.density_data)
-    return np.asarray(program(init_key, run_key, start, target.density_data), dtype=np.float64)
-
-
-def _short_run(kernel: Kernel, init_key: jax.Array, run_key: jax.Array, start: Start, data: Data) -> jax.Array:
-    state = kernel.init(init_key, start, data)
-
-    def advance(state: State, index: jax.Array):
-        new, _ = kernel.step(jax.random.fold_in(run_key, index), index, state, data)
-        new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
-        return new, jax.vmap(lambda q: ravel_pytree(q)[0])(kernel.position(new))
-
-    state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
-    state, _ = jax.lax.scan(advance, state, jnp.arange(kernel.num_warmup))
-    _, draws = jax.lax.scan(advance, state, kernel.num_warmup + jnp.arange(_ROUND_DRAWS))
-    return draws.reshape(-1, draws.shape[-1])
+def _sample(kernel: Kernel, key: jax.Array, start: Start, data: Data) -> np.ndarray:
+    """A short run of the chains: flattened unconstrained draws, (num, d)."""
+    positions = explore(key, kernel, start, data, _ROUND_DRAWS)
+    flat = jax.vmap(jax.vmap(lambda q: ravel_pytree(q)[0]))(positions)
+    return np.asarray(flat, dtype=np.float64).reshape(-1, flat.shape[-1])
