@@ -197,7 +197,7 @@ def run_chains(
 
 
 def explore(key: jax.Array, kernel: Kernel, start: Start, data: Data, num_draws: int) -> Position:
-    """Positions (num_draws, num_chains, ...) after the kernel's warm-up, by the same compiled programs as `run_chains`."""
+    """Positions (num_draws, num_chains, ...) after the warm-up, by the same compiled programs as `run_chains`."""
     key_init, key_steps = jax.random.split(key)
     init, _ = compile_once(_init, (kernel,), key_init, start, data)
     state = init(key_init, start, data)

@@ -48,7 +48,7 @@ def with_log_density(model: Model, log_density: LogDensity) -> Model:
 
 
 def with_residual_power(model: Model, powers: Mapping[str, jax.Array]) -> Model:
-    """The model given the fields: each site becomes the power of its residual y - x, which is all the parameters depend on."""
+    """The model given the fields: each site becomes the power of its residual y - x, all that the parameters see."""
 
     def change(name: str, fn: NoisyDiffusion, value: Any) -> tuple[Distribution, Any]:
         return ResidualPower(fn.model, fn.noise_level, fn.context), powers[name]
