@@ -1,0 +1,30 @@
+"""The command line: ``python -m inference`` lists the problems that can be run.
+
+A new problem is a module with one function, its options annotated for Typer, and one line below.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from inference.dust_cmb import dust_cmb
+
+app = typer.Typer(
+    name="python -m inference",
+    help="Run a model on data: from an observation to a posterior, a verdict and a report.",
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+app.command("dust_cmb")(dust_cmb)
+
+
+@app.callback(invoke_without_command=True)
+def commands(context: typer.Context) -> None:
+    """Without a command: say which there are."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m inference")

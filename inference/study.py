@@ -1,0 +1,171 @@
+"""One run of a study: sample, draw the fields, judge, report, and keep everything in one folder.
+
+The folder ends with ``posterior.zarr`` (the whole DataTree), ``summary.csv``, ``verdict.txt`` and ``report.html``.
+While the chains run, draws are appended to ``draws.zarr``, which ``xarray.open_datatree(path, consolidated=False)``
+reads at any time and which is removed only once ``posterior.zarr``, written under another name first, stands in its
+place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+import bayesdiff as bd
+from models.dust_cmb.observation import Observation
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+RUNNING_STORE, RESULT = "draws.zarr", "posterior.zarr"
+FILES = (RUNNING_STORE, RESULT, f"{RESULT}.part", "summary.csv", "verdict.txt", "report.html")
+_FIELD_DIMS = ("channel", "height", "width")
+
+
+def refuse_output(output: Path, overwrite: bool) -> None:
+    """Raise OSError if the output is a file, or a folder that holds anything and may not be overwritten."""
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"the output must be a folder, and {output} is a file")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise FileExistsError(f"{output} exists already and holds files: choose another --output, or give --overwrite")
+
+
+def run_study(
+    observation: Observation,
+    model: Callable[..., Any],
+    *,
+    algorithm: Any = None,
+    num_chains: int = 4,
+    num_samples: int = 1000,
+    num_fields: int = 200,
+    seed: int = 0,
+    pixel_arcmin: float = 8.0,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    title: str = "Separation of dust and CMB",
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    attributes: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    callback: Callable[[Any], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> xr.DataTree:
+    """Sample the posterior of one observation, draw the fields behind it, and report where a folder is given.
+
+    A KeyboardInterrupt while the chains run keeps the draws made so far: they are reported without fields, with the
+    attribute ``status`` "interrupted". One that comes before the first draw is raised.
+
+    Args:
+        observation: the mixed map and what is known of it.
+        model: NumPyro model of it, called as ``model(y)``; the same object for many observations compiles once.
+        algorithm: engine; by default ``bd.MarginalSurrogate()``.
+        num_chains: chains.
+        num_samples: draws of each chain after its warm-up.
+        num_fields: field draws over all chains; 0 for none.
+        seed: of every random number of the run.
+        pixel_arcmin: side of a pixel [arcmin], for the report.
+        bounds: prior range of the parameters that have one, for the verdict and the pictures.
+        title: heading of the report.
+        output: folder to write to; None writes nothing.
+        overwrite: whether files of an earlier run in that folder may be replaced.
+        attributes: further root attributes to keep.
+        progress: whether to show progress bars.
+        callback: called after every block of steps, see :func:`bayesdiff.sample`.
+        say: receives a line at each stage.
+
+    Returns:
+        DataTree with posterior, sample_stats, observed_data, fields, and truth where it is known.
+
+    Raises:
+        FileExistsError: the folder holds files and ``overwrite`` is not set.
+    """
+    key_sample, key_fields = jax.random.split(jax.random.key(seed))
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        refuse_output(folder, overwrite)
+        _clear(folder)
+    if algorithm is None:
+        algorithm = bd.MarginalSurrogate()
+    y = np.asarray(observation.y, dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="interrupted", category=UserWarning)
+        data = bd.sample(
+            key_sample,
+            model,
+            y,
+            algorithm=algorithm,
+            num_chains=num_chains,
+            num_samples=num_samples,
+            store=None if folder is None else folder / RUNNING_STORE,
+            progress=progress,
+            callback=callback,
+        )
+    data.attrs.update({"observation": observation.description, "unit": observation.unit, **(attributes or {})})
+    if observation.truth is not None:
+        data["truth"] = truth_group(observation.truth)
+    if num_fields > 0 and data.attrs["status"] == "complete":
+        try:
+            data = bd.draw_fields(key_fields, model, y, data=data, num_draws=num_fields, progress=progress)
+        except KeyboardInterrupt:
+            data.attrs["status"] = "interrupted"
+    if folder is not None:
+        say(f"writing {folder}")
+        save(data, folder)
+        report(data, folder, observation, title, pixel_arcmin, bounds or {}, seed)
+    return data
+
+
+def truth_group(truth: Mapping[str, Any]) -> xr.DataTree:
+    """The group ``truth``: scalars, and fields (channel, height, width)."""
+    import xarray as xr
+
+    entries = {name: np.asarray(value) for name, value in truth.items()}
+    return xr.DataTree(xr.Dataset({name: (_FIELD_DIMS if x.ndim else (), x) for name, x in entries.items()}))
+
+
+def save(data: xr.DataTree, folder: Path) -> Path:
+    """Write the whole result, then put it in the place of the draws that were kept while the chains ran."""
+    partial, path, running = folder / f"{RESULT}.part", folder / RESULT, folder / RUNNING_STORE
+    shutil.rmtree(partial, ignore_errors=True)
+    data.to_zarr(partial, mode="w-", consolidated=False)
+    partial.rename(path)
+    shutil.rmtree(running, ignore_errors=True)
+    return path
+
+
+def report(
+    data: xr.DataTree,
+    folder: Path,
+    observation: Observation,
+    title: str,
+    pixel_arcmin: float,
+    bounds: Mapping[str, tuple[float, float]],
+    seed: int = 0,
+) -> Path:
+    """Write the summary, the verdict and the page; returns the page."""
+    rng = np.random.default_rng(seed)
+    return bd.reporting.write_report(
+        data,
+        folder,
+        title=title,
+        pixel_arcmin=pixel_arcmin,
+        bounds=dict(bounds),
+        prior_draws={name: rng.uniform(*bound, size=4000) for name, bound in bounds.items()},
+        notes=(f"Unit of the maps, one dust standard deviation: {observation.unit}.", *observation.notes),
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, and remove from it what an earlier run wrote, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
