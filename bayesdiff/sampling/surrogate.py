@@ -48,7 +48,7 @@ class MarginalSurrogate:
 
     Attributes:
         log_density: estimator of the marginal density that is interpolated; by default the bound with the twin as
-            reference and 64 antithetic pairs of noise.
+            reference and 32 antithetic pairs of noise.
         num_design: design points over the twin's posterior.
         num_test: fresh draws of each acceptance test, which join the design when it fails.
         max_rounds: acceptance tests before giving up.
@@ -106,7 +106,7 @@ class _Densities(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _default_log_density() -> LogDensity:
-    return Elbo(num_times=32, num_noise=2)
+    return Elbo(num_times=32, num_noise=1)
 
 
 @lru_cache(maxsize=16)
