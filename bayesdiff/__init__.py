@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import cosmology, diffusion, distributions, fields, networks, pretrained, reporting, sampling, training
     from .diffusion import schedules
-    from .diffusion.denoiser import GaussianDenoiser, WienerDenoiser
+    from .diffusion.denoiser import GaussianDenoiser
     from .diffusion.densities import Elbo, Exact, ProbabilityFlow
     from .diffusion.model import DiffusionModel, load_model
     from .diffusion.noise import StationaryNoise, WhiteNoise
     from .distributions import DiffusionPrior, NoisyDiffusion
+    from .networks.wiener import WienerDenoiser
     from .pretrained import list_pretrained, load_pretrained
     from .sampling import HMC, NUTS, GibbsDiffusion, MarginalSurrogate, draw_fields, sample
 
@@ -83,7 +84,7 @@ _MEMBERS = {
     "ProbabilityFlow": "bayesdiff.diffusion.densities",
     "StationaryNoise": "bayesdiff.diffusion.noise",
     "WhiteNoise": "bayesdiff.diffusion.noise",
-    "WienerDenoiser": "bayesdiff.diffusion.denoiser",
+    "WienerDenoiser": "bayesdiff.networks.wiener",
     "draw_fields": "bayesdiff.sampling",
     "list_pretrained": "bayesdiff.pretrained",
     "load_model": "bayesdiff.diffusion.model",

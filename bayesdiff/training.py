@@ -1,10 +1,10 @@
 """Training of a Wiener-preconditioned denoiser on maps.
 
-The loss is the plain mean square in the whitened basis, E |N - V^(-1/2) F(x - D_W)|^2, whose value for the Wiener filter is one
-in every mode, at every noise level and every context. Times are stratified over the batch and uniform under the model's noise
-schedule; contexts are uniform in their box. Maps are augmented by random shifts (periodic where the map is), flips and
-quarter turns. Every random number of step i is derived from (seed, i), and a checkpoint holds all of the state, so that an
-interrupted training continues as if it had not been interrupted.
+The loss is the plain mean square in the whitened basis, E |N - V^(-1/2) F(x - D_W)|^2, whose value for the Wiener
+filter is one in every mode, at every noise level and every context. Times are stratified over the batch and uniform
+under the model's noise schedule; contexts are uniform in their box. Maps are augmented by random shifts (periodic where
+the map is), flips and quarter turns. Every random number of step i is derived from (seed, i), and a checkpoint holds
+all of the state, so that an interrupted training continues as if it had not been interrupted.
 
 Imports only jax, flax, optax, numpy and safetensors.
 """
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bayesdiff.diffusion.fourier import filter_field, mode_power
@@ -41,7 +41,8 @@ class TrainingSettings:
     Attributes:
         steps: optimiser steps in all; may be lowered or raised between restarts while the learning rate is constant.
         batch_size: maps per step.
-        learning_rate: after the warm-up, constant until the last ``decay_fraction`` of the steps, then a cosine to zero.
+        learning_rate: after the warm-up, constant until the last ``decay_fraction`` of the steps, then a cosine to
+            zero.
         warmup_steps: steps of linear warm-up.
         decay_fraction: share of the steps over which the learning rate decays.
         weight_decay: of AdamW.
@@ -82,6 +83,8 @@ class MapWindows(NamedTuple):
         """One window (C, size, size): random map, shift, flip and quarter turns."""
         which, row, column, turn, flip = jax.random.split(key, 5)
         rows, columns = self.maps.shape[-2:]
+        if self.size > min(rows, columns):
+            raise ValueError(f"a window of {self.size} pixels does not fit in maps of {rows} x {columns} pixels")
         first_row = jax.random.randint(row, (), 0, rows if self.periodic[0] else rows - self.size + 1)
         first_column = jax.random.randint(column, (), 0, columns if self.periodic[1] else columns - self.size + 1)
         field = self.maps[jax.random.randint(which, (), 0, self.maps.shape[0])]
@@ -97,7 +100,8 @@ class MapWindows(NamedTuple):
     def statistics(self, num: int = 4096, seed: int = 0) -> tuple[jax.Array, jax.Array]:
         """Mean, shape (C, 1, 1), and power per mode about it, shape (C, H, W), of random windows.
 
-        The power is averaged over the symmetries of the square, which the augmentation imposes.
+        ``num``, a multiple of 128, windows are drawn. The power is averaged over the symmetries of the square, which
+        the augmentation imposes.
         """
 
         def batch(total, key):
@@ -171,7 +175,8 @@ def train(
         The denoiser with the averaged parameters and its measured residual variance.
 
     Raises:
-        ValueError: if the checkpoint in ``folder`` belongs to another network.
+        ValueError: if the checkpoint in ``folder`` is damaged or belongs to another network, or the maps are smaller
+            than a window.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,6 +219,14 @@ def train(
             _save(folder / "checkpoint.safetensors", state)
     trained = denoiser.with_params(state.ema)
     return replace(trained, residual_variance=measure_residual_variance(trained, windows, schedule, noise))
+
+
+def denoising_errors(
+    key: jax.Array, t: jax.Array, windows: MapWindows, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise
+) -> tuple[jax.Array, jax.Array]:
+    """Whitened errors V^(-1/2) F(D - x) of network and Wiener filter on a random window at time t, (C, H, W)."""
+    example = _draw_example(key, t, windows, denoiser, schedule, noise)
+    return _errors(denoiser, example), -example.target
 
 
 def measure_residual_variance(
@@ -267,10 +280,10 @@ def _log(path, step, settings, history, rate, report) -> None:
     """One line of progress: mean loss and loss per band of diffusion time, a fixed range of log-SNR each."""
     t, loss = (np.concatenate(column) for column in zip(*history, strict=True))
     band = np.minimum((t * NUM_LOSS_BANDS).astype(int), NUM_LOSS_BANDS - 1)
-    per_band = [float(loss[band == b].mean()) for b in range(NUM_LOSS_BANDS)]
+    per_band = [float(loss[band == b].mean()) if (band == b).any() else None for b in range(NUM_LOSS_BANDS)]
     with open(path, "a") as file:
         file.write(json.dumps({"step": step, "loss": float(loss.mean()), "bands": per_band, "s_per_step": rate}) + "\n")
-    bands = " ".join(f"{value:.3f}" for value in per_band)
+    bands = " ".join("-" if value is None else f"{value:.3f}" for value in per_band)
     remaining = rate * (settings.steps - step) / 60.0
     report(
         f"step {step}/{settings.steps}  loss {loss.mean():.4f}  by log-SNR, high to low: {bands}  "
@@ -292,8 +305,13 @@ def _save(path: Path, state: _State) -> None:
 def _restore(path: Path, state: _State) -> _State:
     if not path.exists():
         return state
-    with safe_open(path, framework="numpy") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except SafetensorError as error:
+        raise ValueError(
+            f"the checkpoint {path} is truncated or damaged ({error}); move it away to start afresh"
+        ) from error
     expected = _named(state)
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in stored.items()}:
         raise ValueError(f"the checkpoint {path} belongs to another network or optimiser; move it away to start afresh")

@@ -105,7 +105,7 @@ def run_study(
             progress=progress,
             callback=callback,
         )
-    data.attrs.update({"observation": observation.description, "unit": observation.unit, **(attributes or {})})
+    data.attrs.update({"observation": observation.description, "unit": observation.unit, **dict(attributes or {})})
     if observation.truth is not None:
         data["truth"] = truth_group(observation.truth)
     if num_fields > 0 and data.attrs["status"] == "complete":

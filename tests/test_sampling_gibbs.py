@@ -87,7 +87,9 @@ def test_model_without_a_diffusion_site_is_refused():
         mu = numpyro.sample("mu", dist.Normal())
         numpyro.sample("y", dist.Normal(mu), obs=y)
 
-    with pytest.raises(ValueError, match=r"observed site with a NoisyDiffusion distribution; the model observes y ~ Normal"):
+    with pytest.raises(
+        ValueError, match=r"observed site with a NoisyDiffusion distribution; the model observes y ~ Normal"
+    ):
         bd.sample(jax.random.key(0), model, jnp.zeros(3), algorithm=bd.GibbsDiffusion(), progress=False)
 
 

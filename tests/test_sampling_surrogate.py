@@ -18,7 +18,7 @@ SIZE = 8
 
 
 class Tilted:
-    """The closed form plus a known, strongly non-quadratic function of the noise level: a density the twin gets wrong."""
+    """The closed form plus a known, strongly non-quadratic function of the noise level: the twin gets it wrong."""
 
     def __call__(self, model, y, s, context):
         return bd.Exact()(model, y, s, context) + 12.0 * jnp.tanh(4.0 * (s - 1.2))
@@ -32,7 +32,11 @@ def twin(x64):
     k = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE, 1 / SIZE), np.fft.fftfreq(SIZE, 1 / SIZE)))
     noise = bd.StationaryNoise({"rough": jnp.asarray(1.0 / (1.0 + k)), "white": jnp.full((SIZE, SIZE), 0.1)})
     return bd.DiffusionModel(
-        bd.GaussianDenoiser(jnp.asarray(1.0 / (0.5 + k) ** 2)), bd.schedules.Cosine(), noise, (1, SIZE, SIZE), name="dust"
+        bd.GaussianDenoiser(jnp.asarray(1.0 / (0.5 + k) ** 2)),
+        bd.schedules.Cosine(),
+        noise,
+        (1, SIZE, SIZE),
+        name="dust",
     )
 
 
@@ -118,4 +122,6 @@ def test_too_many_parameters_are_refused(twin):
         numpyro.sample("y", bd.NoisyDiffusion(twin, jnp.exp(many[0])), obs=y)
 
     with pytest.raises(ValueError, match="at most 8 dimensions, the model has 9"):
-        bd.sample(jax.random.key(0), model, jnp.zeros((1, SIZE, SIZE)), algorithm=bd.MarginalSurrogate(), progress=False)
+        bd.sample(
+            jax.random.key(0), model, jnp.zeros((1, SIZE, SIZE)), algorithm=bd.MarginalSurrogate(), progress=False
+        )

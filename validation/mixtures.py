@@ -32,7 +32,7 @@ def observations(model: bd.DiffusionModel, num: int = NUM_MIXTURES) -> list[tupl
     for index, dust in enumerate(held_out_patches(NUM_MIXTURES)[:num]):
         rng = np.random.default_rng([31, index])
         truth = {name: float(rng.uniform(*bounds)) for name, bounds in PRIOR_BOUNDS.items()}
-        observation = mix(jax.random.key(1000 + index), dust, model, **truth)
+        observation = mix(jax.random.key(1000 + index), dust, model, truth["H0"], truth["omega_b"], truth["sigma"])
         cases.append((truth, np.asarray(observation.y)))
     return cases
 

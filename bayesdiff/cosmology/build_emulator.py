@@ -78,7 +78,8 @@ def fit(
         inputs, outputs = jnp.asarray(unit), jnp.asarray(targets)
 
         def loss(parameters: jax.Array) -> jax.Array:
-            difference = network(*unravel(parameters), inputs) - outputs
+            kernels, biases = unravel(parameters)
+            difference = network(kernels, biases, inputs) - outputs
             return jnp.mean(jnp.sum(difference**2, axis=-1))
 
         value_and_gradient = jax.jit(jax.value_and_grad(loss))
@@ -110,7 +111,8 @@ def fit_emulator(log_spectra: np.ndarray, iterations: int = ITERATIONS) -> dict[
     axes = [np.cos(np.pi * np.arange(num) / (num - 1)) for num in DENSE_SHAPE]
     unit = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     targets = chebyshev_interpolate(coefficients / scale, unit)
-    arrays = fit(unit, targets, iterations=iterations) | {"mean": np.float32(mean), "basis": np.float32(scale * rows)}
+    arrays = fit(unit, targets, iterations=iterations)
+    arrays |= {"mean": mean.astype(np.float32), "basis": (scale * rows).astype(np.float32)}
     rms = np.sqrt(np.mean((evaluate(arrays, unit) - mean - scale * targets @ rows) ** 2))
     print(f"rms error of log C_ell on the dense grid: {rms:.2e}", flush=True)
     return arrays
@@ -164,7 +166,7 @@ def write(path: Path, arrays: dict[str, np.ndarray], error: dict[str, float] | N
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", type=Path, default=Path("build/camb"), help="folder of the CAMB spectra")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="weight file to write")
     parser.add_argument("--processes", type=int, default=2, help="CAMB processes")

@@ -29,7 +29,7 @@ def camb_spectrum(H0: float, omega_b: float) -> np.ndarray:
     """
     import camb
 
-    params = camb.set_params(H0=H0, ombh2=omega_b, lmax=LMAX + 100, **FIXED)
+    params = camb.set_params(H0=H0, ombh2=omega_b, lmax=LMAX + 100, **FIXED)  # pyright: ignore[reportArgumentType]
     results = camb.get_results(params)
     return results.get_lensed_scalar_cls(lmax=LMAX, CMB_unit="muK", raw_cl=True)[:, 0]
 

@@ -82,8 +82,8 @@ def windowed_flat_power(power: np.ndarray, window: np.ndarray) -> np.ndarray:
     padded = np.zeros_like(power)
     padded[:size, :size] = window
     # The circular convolution of |w_k|^2 with P is a product of correlation functions.
-    correlation = np.fft.ifft2(np.abs(np.fft.fft2(padded)) ** 2).real * np.fft.ifft2(power).real
-    expected = np.fft.fft2(correlation).real / size**2
+    correlation = np.real(np.fft.ifft2(np.abs(np.fft.fft2(padded)) ** 2)) * np.real(np.fft.ifft2(power))
+    expected = np.real(np.fft.fft2(correlation)) / size**2
     return expected[:: large // size, :: large // size]
 
 

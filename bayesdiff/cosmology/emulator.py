@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from bayesdiff.cosmology.camb_table import BOX, LMAX
@@ -121,7 +122,7 @@ def check_box(parameters: Mapping[str, ArrayLike]) -> None:
         ValueError: a value is outside its range or not finite.
     """
     for name, value in parameters.items():
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             continue
         low, high = BOX[name]
         margin = _EDGE_TOLERANCE * (high - low)
@@ -153,7 +154,7 @@ def emulate_log(H0: ArrayLike, omega_b: ArrayLike, mean: np.ndarray, basis: np.n
     dtype = jnp.result_type(H0, omega_b, float)
     H0, omega_b = jnp.asarray(H0, dtype), jnp.asarray(omega_b, dtype)
     batch = jnp.broadcast_shapes(H0.shape, omega_b.shape)
-    unit, inside = [], True
+    unit, inside = [], jnp.ones(int(np.prod(batch)), bool)
     for value, (low, high) in zip((H0, omega_b), BOX.values(), strict=True):
         scaled = (jnp.broadcast_to(value, batch).ravel() - 0.5 * (low + high)) / (0.5 * (high - low))
         inside = inside & (jnp.abs(scaled) <= 1.0 + 2.0 * _EDGE_TOLERANCE)

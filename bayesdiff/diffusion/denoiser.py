@@ -1,8 +1,8 @@
 """Denoisers: D(y, s) ~ E[x | x + s Sigma^(1/2) n = y], and the Gaussian field whose denoiser is exact.
 
-With y = z_t / alpha_t and s = sigma_t / alpha_t the denoiser of a diffusion depends on the schedule only through s, so it is
-written without one: a denoiser is a function of (y, s, S, context), S the power of the noise at that context. The score
-follows without inverting Sigma, s^2 Sigma score = D - y.
+With y = z_t / alpha_t and s = sigma_t / alpha_t the denoiser of a diffusion depends on the schedule only through s, so
+it is written without one: a denoiser is a function of (y, s, S, context), S the power of the noise at that context. The
+score follows without inverting Sigma, s^2 Sigma score = D - y.
 
 Three quantities of a Gaussian reference field with power P and mean mu recur (per Fourier mode):
 
@@ -10,8 +10,8 @@ Three quantities of a Gaussian reference field with power P and mean mu recur (p
     a = P / G            signal fraction, the Wiener filter
     b = s^2 S / G        noise fraction, a + b = 1
 
-and its posterior variance is V = s^2 S a. In the whitened field u = G^(-1/2) (y - mu) its probability flow is at rest, its
-score is -b^(1/2) u / s in units of Sigma^(-1/2), and its denoiser is mu + a G^(1/2) u.
+and its posterior variance is V = s^2 S a. In the whitened field u = G^(-1/2) (y - mu) its probability flow is at rest,
+its score is -b^(1/2) u / s in units of Sigma^(-1/2), and its denoiser is mu + a G^(1/2) u.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.noise import gaussian_log_density
+from bayesdiff.diffusion.refusals import is_concrete
 
 
 @runtime_checkable
@@ -52,14 +53,25 @@ class GaussianDenoiser:
     Attributes:
         power: orthonormal power per mode, (H, W) or (C, H, W), positive.
         mean: mean of the field, a scalar or (C, H, W).
+
+    Raises:
+        ValueError: for a concrete power that is not positive, not finite or of fewer than two axes.
     """
 
     power: jax.Array
     mean: jax.Array | float = 0.0
 
     def __post_init__(self):
-        if isinstance(self.power, np.ndarray | list | tuple):
+        if is_concrete(self.power):
+            power = np.asarray(self.power)
+            if power.ndim < 2 or not np.isfinite(power).all() or (power <= 0).any():
+                raise ValueError(
+                    f"the power of a Gaussian field must be a finite, positive array (H, W) or (C, H, W), got shape "
+                    f"{power.shape} with minimum {power.min() if power.size else float('nan'):g}"
+                )
             object.__setattr__(self, "power", jnp.asarray(self.power))
+        if is_concrete(self.mean):
+            object.__setattr__(self, "mean", jnp.asarray(self.mean, dtype=float))
 
     def levels(self, s: jax.Array, noise_power: jax.Array) -> Levels:
         """Total power and signal and noise fractions at noise level s."""
@@ -68,19 +80,19 @@ class GaussianDenoiser:
         return Levels(total, self.power / total, noise / total)
 
     def whiten(self, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
-        """u = G^(-1/2) (y - mu)."""
+        """Whiten: u = G^(-1/2) (y - mu)."""
         return filter_field(y - self.mean, 1.0 / jnp.sqrt(self.levels(s, noise_power).total))
 
     def unwhiten(self, u: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
-        """y = mu + G^(1/2) u."""
+        """Undo :meth:`whiten`: y = mu + G^(1/2) u."""
         return self.mean + filter_field(u, jnp.sqrt(self.levels(s, noise_power).total))
 
     def __call__(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
-        """mu + a (y - mu)."""
+        """The Wiener filter, mu + a (y - mu)."""
         return self.mean + filter_field(y - self.mean, self.levels(s, noise_power).signal)
 
     def log_density(self, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
-        """log N(y; mu, P + s^2 S), the closed-form marginal likelihood of the twin."""
+        """Density log N(y; mu, P + s^2 S), the closed-form marginal likelihood of the twin."""
         return gaussian_log_density(y - self.mean, self.levels(s, noise_power).total)
 
     def tree_flatten(self):
@@ -89,8 +101,11 @@ class GaussianDenoiser:
 
     @classmethod
     def tree_unflatten(cls, aux, children):
-        """Rebuild."""
-        return cls(*children)
+        """Rebuild without checks, which transformations need."""
+        denoiser = object.__new__(cls)
+        object.__setattr__(denoiser, "power", children[0])
+        object.__setattr__(denoiser, "mean", children[1])
+        return denoiser
 
 
 def twin(denoiser: Denoiser) -> GaussianDenoiser | None:
@@ -100,8 +115,10 @@ def twin(denoiser: Denoiser) -> GaussianDenoiser | None:
     return getattr(denoiser, "reference", None)
 
 
-def scaled_score(denoiser: Denoiser, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
-    """s Sigma^(1/2) score = Sigma^(-1/2) (D - y) / s, of order one at every scale and noise level.
+def scaled_score(
+    denoiser: Denoiser, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array
+) -> jax.Array:
+    """Score as s Sigma^(1/2) score = Sigma^(-1/2) (D - y) / s, of order one at every scale and noise level.
 
     A denoiser that can give it without the division by Sigma^(1/2) does so in its own method ``scaled_score``.
     """
@@ -109,7 +126,7 @@ def scaled_score(denoiser: Denoiser, y: jax.Array, s: jax.Array, noise_power: ja
         noise = denoiser.levels(s, noise_power)
         return -filter_field(y - denoiser.mean, jnp.sqrt(noise.noise / noise.total))
     if hasattr(denoiser, "scaled_score"):
-        return denoiser.scaled_score(y, s, noise_power, context)
+        return denoiser.scaled_score(y, s, noise_power, context)  # pyright: ignore[reportAttributeAccessIssue]
     return filter_field(denoiser(y, s, noise_power, context) - y, 1.0 / (s * jnp.sqrt(noise_power)))
 
 
@@ -119,7 +136,7 @@ def denoised_from_epsilon(epsilon: jax.Array, z: jax.Array, alpha: jax.Array, si
 
 
 def denoised_from_v(v: jax.Array, z: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
-    """D from v = alpha epsilon - sigma x (Salimans & Ho 2022, arXiv:2202.00512): D = alpha z - sigma v, alpha^2 + sigma^2 = 1."""
+    """D = alpha z - sigma v from v = alpha epsilon - sigma x (Salimans & Ho 2022, arXiv:2202.00512)."""
     return alpha * z - sigma * v
 
 

@@ -1,38 +1,45 @@
 """Log densities of a diffusion model, as interchangeable estimators.
 
-Each estimator is a function (model, y, s, context) -> log p(y | s, context), the density of y = x + s Sigma^(1/2) n for one field,
-deterministic and differentiable in s and context: whatever is random in it is fixed by its key. The density of z_t follows as
-log p_t(z) = log p(z / alpha | s) - d log alpha.
+Each estimator is a function (model, y, s, context) -> log p(y | s, context), the density of y = x + s Sigma^(1/2) n for
+one field, deterministic and differentiable in s and context: whatever is random in it is fixed by its key. The density
+of z_t follows as log p_t(z) = log p(z / alpha | s) - d log alpha.
 
-Write r(y, s) = s Sigma^(1/2) score (Sigma^(-1/2) (D - y) / s), v = s'^2 - s^2 and y' = y + v^(1/2) Sigma^(1/2) n for the field at a
-higher noise level s'. With d tau = d log s':
+Write r(y, s) = s Sigma^(1/2) score (Sigma^(-1/2) (D - y) / s), v = s'^2 - s^2 and y' = y + v^(1/2) Sigma^(1/2) n for
+the field at a higher noise level s'. With d tau = d log s':
 
-* :class:`ProbabilityFlow`: log p(y | s) = log p_1(u_1) + integral of div(du/dtau) d tau - log det G^(1/2), along the flow of
-  :mod:`bayesdiff.diffusion.flow` in the whitened field u (Song et al. 2021, arXiv:2011.13456, eq. 39).
-* :class:`Elbo`: log p(y | s) >= E log p_1(y_1) - integral of E[ |r|^2 + 2 kappa r.n ] d tau, kappa = s' / v^(1/2) (Song et al. 2021,
-  arXiv:2101.09258, theorem 3; Kingma et al. 2021, arXiv:2107.00630). The bound is tight for an exact denoiser. Applied to the
-  Gaussian twin as well, whose density is known, it gives
+* :class:`ProbabilityFlow`: log p(y | s) = log p_1(u_1) + integral of div(du/dtau) d tau - log det G^(1/2), along the
+  flow of :mod:`bayesdiff.diffusion.flow` in the whitened field u (Song et al. 2021, arXiv:2011.13456, eq. 39).
+* :class:`Elbo`: log p(y | s) >= E log p_1(y_1) - integral of E[ |r|^2 + 2 kappa r.n ] d tau, kappa = s' / v^(1/2) (Song
+  et al. 2021, arXiv:2101.09258, theorem 3; Kingma et al. 2021, arXiv:2107.00630). The bound is tight for an exact
+  denoiser. Applied to the Gaussian twin as well, whose density is known, it gives
   log p >= log p_twin - integral of E[ |r|^2 - |r_twin|^2 + 2 kappa (r - r_twin).n ] d tau,
   which has no variance where model and twin agree.
 
-Noise is fixed, stratified in time and antithetic: the 1 / v^(1/2) then cancels between n and -n, and differences between
-parameters are far more precise than values, which is what an HMC run or a grid uses.
+Noise is fixed, stratified in time and antithetic: the 1 / v^(1/2) then cancels between n and -n, and differences
+between parameters are far more precise than values, which is what an HMC run or a grid uses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
 from typing import NamedTuple, Protocol
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser, scaled_score
 from bayesdiff.diffusion.flow import integrate, reference_of, velocity
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.noise import colour
 from bayesdiff.diffusion.sums import accurate_sum
+
+# The bound's integrand is 0 / 0 at the observation's own noise level, which no stratum may touch.
+SMALLEST_OFFSET = 1e-4
+SHORTEST_SPAN = 1e-5
 
 
 class Estimate(NamedTuple):
@@ -46,7 +53,7 @@ class LogDensity(Protocol):
     """The contract of the estimators; batches go through ``jax.vmap``."""
 
     def __call__(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
-        """log p(y | s, context), a scalar; y has shape (C, H, W), context (num_context,)."""
+        """Density log p(y | s, context), a scalar; y has shape (C, H, W), context (num_context,)."""
         ...
 
     def estimate(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> Estimate:
@@ -65,7 +72,7 @@ class Exact:
     """Closed-form log density of a Gaussian field, log N(y; mu, P + s^2 S)."""
 
     def __call__(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
-        """log p(y | s, context)."""
+        """Density log p(y | s, context)."""
         if not isinstance(model.denoiser, GaussianDenoiser):
             raise ValueError(f"Exact needs a GaussianDenoiser, got {type(model.denoiser).__name__}; use Elbo()")
         return model.denoiser.log_density(y, s, model.noise_power(context))
@@ -81,8 +88,8 @@ class Twin:
     """Closed-form log density of the model's twin, whatever the denoiser: the reference of a surrogate.
 
     Attributes:
-        log_amplitudes: log factors by which the twin's power is multiplied; the density is averaged over them, so that a
-            field brighter or fainter than the mean is not surprising. Shape (A,).
+        log_amplitudes: log factors by which the twin's power is multiplied; the density is averaged over them, so that
+            a field brighter or fainter than the mean is not surprising. Shape (A,).
     """
 
     log_amplitudes: jax.Array
@@ -92,7 +99,9 @@ class Twin:
         twin, noise_power = model.twin, model.noise_power(context)
         if twin is None:
             raise ValueError("the denoiser of this model knows no Gaussian twin")
-        densities = jax.vmap(lambda a: GaussianDenoiser(jnp.exp(a) * twin.power, twin.mean).log_density(y, s, noise_power))
+        densities = jax.vmap(
+            lambda a: GaussianDenoiser(jnp.exp(a) * twin.power, twin.mean).log_density(y, s, noise_power)
+        )
         return jax.scipy.special.logsumexp(densities(self.log_amplitudes)) - jnp.log(len(self.log_amplitudes))
 
     def estimate(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> Estimate:
@@ -104,7 +113,8 @@ class ProbabilityFlow:
     """Log density by the change of variables along the probability flow.
 
     Args:
-        divergence: ``"exact"`` differentiates along every pixel (for small fields); ``"hutchinson"`` uses fixed random probes.
+        divergence: ``"exact"`` differentiates along every pixel (for small fields); ``"hutchinson"`` uses fixed random
+            probes.
         num_steps: steps in log s of the solver, two denoiser evaluations each with the default Heun.
         num_probes: Hutchinson probes.
         key: random key or seed of the probes.
@@ -130,8 +140,11 @@ class ProbabilityFlow:
         self.key = jax.random.key(key) if isinstance(key, int) else key
         self.reference, self.solver = reference, solver
 
+    def __repr__(self) -> str:
+        return f"ProbabilityFlow({self.divergence!r}, num_steps={self.num_steps}, num_probes={self.num_probes})"
+
     def __call__(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
-        """log p(y | s, context)."""
+        """Density log p(y | s, context)."""
         return self.estimate(model, y, s, context).value
 
     def estimate(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> Estimate:
@@ -172,8 +185,8 @@ class Elbo:
         num_noise: independent antithetic pairs of noise per stratum.
         key: random key or seed; the same noise is used at every call.
         reference: ``True`` uses the model's twin as reference where it has one; ``False`` is the bound as published.
-        power: strata are equal in the ``power``-th root of the integration variable; 2 is dense near the observation's noise
-            level, where the bound has most of its variance, and regularises its square-root singularity.
+        power: strata are equal in the ``power``-th root of the integration variable; 2 is dense near the observation's
+            noise level, where the bound has most of its variance, and regularises its square-root singularity.
     """
 
     def __init__(
@@ -189,6 +202,10 @@ class Elbo:
         self.num_times, self.num_noise, self.reference, self.power = num_times, num_noise, reference, power
         self.key = jax.random.key(key) if isinstance(key, int) else key
 
+    def __repr__(self) -> str:
+        settings = f"num_times={self.num_times}, num_noise={self.num_noise}, reference={self.reference}"
+        return f"Elbo({settings}, power={self.power:g})"
+
     def __call__(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
         """The bound on log p(y | s, context)."""
         return self.estimate(model, y, s, context).value
@@ -198,17 +215,17 @@ class Elbo:
         noise_power = model.noise_power(context)
         twin = model.twin if self.reference else None
         s = jnp.asarray(s, dtype=y.dtype)
-        span = jnp.log(jnp.asarray(model.noise_levels()[1], dtype=y.dtype)) - jnp.log(s)
+        span = jnp.maximum(jnp.log(jnp.asarray(model.noise_levels()[1], dtype=y.dtype)) - jnp.log(s), SHORTEST_SPAN)
 
         def integrand(inputs):
             white, q = inputs
-            excess = self.power * q ** (self.power - 1.0) * span
-            higher = s * jnp.exp(span * q**self.power)
-            pair = [self._term(model, twin, y, s, higher, sign * white, noise_power, context) for sign in (1.0, -1.0)]
-            return excess * 0.5 * (pair[0] + pair[1])
+            weight = self.power * q ** (self.power - 1.0) * span
+            rise = span * q**self.power
+            pair = [self._term(model, twin, y, s, rise, sign * white, noise_power, context) for sign in (1.0, -1.0)]
+            return weight * 0.5 * (pair[0] + pair[1])
 
         offset_key, noise_key = jax.random.split(self.key)
-        offsets = jax.random.uniform(offset_key, (self.num_noise, self.num_times), y.dtype)
+        offsets = jax.random.uniform(offset_key, (self.num_noise, self.num_times), y.dtype, minval=SMALLEST_OFFSET)
         q = (jnp.arange(self.num_times) + offsets) / self.num_times
         draw = jax.vmap(lambda key: _balanced_noise(key, self.num_times, y.shape, y.dtype))
         white = draw(jax.random.split(noise_key, self.num_noise))
@@ -222,12 +239,14 @@ class Elbo:
         error = jnp.std(per_draw, ddof=1) / jnp.sqrt(self.num_noise) if self.num_noise > 1 else jnp.zeros(())
         return Estimate(start - jnp.mean(per_draw), error)
 
-    def _term(self, model, twin, y, s, higher, white, noise_power, context) -> jax.Array:
-        """|r|^2 + 2 kappa r.n, less the same for the twin or, without one, plus (1 + (s/s')^2) |n|^2.
+    def _term(self, model, twin, y, s, rise, white, noise_power, context) -> jax.Array:
+        """|r|^2 + 2 kappa r.n at log s' = log s + rise, less the same for the twin.
 
-        The latter cancels what grows like the number of pixels times log s'; its integral is known.
+        Without a twin (1 + (s/s')^2) |n|^2 is added: it cancels what grows like the number of pixels times log s'; its
+        integral is known.
         """
-        excess = jnp.sqrt(higher**2 - s**2)
+        higher = s * jnp.exp(rise)
+        excess = s * jnp.sqrt(jnp.expm1(2.0 * rise))
         kappa = higher / excess
         noisy = y + excess * colour(white, noise_power)
         r = scaled_score(model.denoiser, noisy, higher, noise_power, context)
@@ -251,18 +270,26 @@ def _balanced_noise(key: jax.Array, num: int, shape: tuple[int, ...], dtype) -> 
     """White noise of neighbouring strata whose power is balanced mode by mode, shape (num, *shape).
 
     In every run of up to 8 strata the size of each Fourier (Hartley) coefficient is a Latin hypercube sample of its
-    distribution: each field is exactly unit white noise, while the average of a quadratic form over the run has little variance.
+    distribution: each field is exactly unit white noise, while the average of a quadratic form over the run has little
+    variance.
     """
     run = next(size for size in (8, 4, 2, 1) if num % size == 0)
-    order_key, offset_key, sign_key = jax.random.split(key, 3)
-    levels = jnp.broadcast_to(jnp.arange(run, dtype=dtype).reshape(1, run, *[1] * len(shape)), (num // run, run, *shape))
-    levels = jax.random.permutation(order_key, levels, axis=1, independent=True)
-    quantile = (levels + jax.random.uniform(offset_key, levels.shape, dtype)) / run
+    # One draw of bits and a table of permutations: random sorts would take most of the time that the bound compiles.
+    bits = jax.random.bits(key, (3, num // run, run, *shape), jnp.uint32)
+    orders = jnp.asarray(_permutations(run))
+    levels = jnp.moveaxis(orders[bits[0, :, 0] % len(orders)], -1, 1).astype(dtype)
+    quantile = (levels + (bits[1].astype(dtype) + 0.5) / 2.0**32) / run
     quantile = jnp.minimum(quantile, 1.0 - jnp.finfo(dtype).epsneg)
-    size = jnp.sqrt(2.0).astype(dtype) * jax.scipy.special.erfinv(quantile)
-    coefficients = size * jax.random.rademacher(sign_key, size.shape, dtype)
+    sign = 1.0 - 2.0 * (bits[2] >> 31).astype(dtype)
+    coefficients = sign * jnp.sqrt(2.0).astype(dtype) * jax.scipy.special.erfinv(quantile)
     modes = jnp.fft.fft2(coefficients.reshape(num, *shape), norm="ortho")
     return (modes.real - modes.imag).astype(dtype)
+
+
+@lru_cache
+def _permutations(size: int) -> np.ndarray:
+    """All orders of ``size`` levels, shape (size!, size)."""
+    return np.array(list(permutations(range(size))), dtype=np.int8)
 
 
 jax.tree_util.register_pytree_node(

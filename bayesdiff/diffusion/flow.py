@@ -1,13 +1,13 @@
 """The probability flow in the whitened field of a Gaussian reference.
 
-With tau = log s the flow of a diffusion is dy/dtau = y - D(y). In u = G^(-1/2) (y - mu), where the Gaussian reference has power
-G = P + s^2 S at noise level s, it becomes
+With tau = log s the flow of a diffusion is dy/dtau = y - D(y). In u = G^(-1/2) (y - mu), where the Gaussian reference
+has power G = P + s^2 S at noise level s, it becomes
 
     du/dtau = -G^(-1/2) (D - D_W),
 
-D_W the Wiener filter of the reference. All that is stiff, the growth of y and the coloured noise of any condition number, is
-gone; the flow of the twin is at rest, and that of a learned prior is slow and bounded by the network. Any Gaussian may serve
-as the reference: it only chooses coordinates.
+D_W the Wiener filter of the reference. All that is stiff, the growth of y and the coloured noise of any condition
+number, is gone; the flow of the twin is at rest, and that of a learned prior is slow and bounded by the network. Any
+Gaussian may serve as the reference: it only chooses coordinates.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def integrate(vector_field, initial, start: jax.Array, end: jax.Array, num_steps
 
     def unit_interval(r, state, args):
         scaled = vector_field(start + r * (end - start), state)
-        return jax.tree.map(lambda rate: (end - start) * rate, scaled)
+        return jax.tree.map(lambda rate: ((end - start) * rate).astype(rate.dtype), scaled)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(unit_interval),  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Fourier filters of real fields on the periodic pixel grid, in the orthonormal convention.
 
-A power is an array (H, W) or (C, H, W) over the modes of ``fft2``, even under k -> -k; a filter multiplies each mode by a
-real, even transfer function.
+A power is an array (H, W) or (C, H, W) over the modes of ``fft2``, even under k -> -k; a filter multiplies each mode by
+a real, even transfer function.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 
 from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, twin
 from bayesdiff.diffusion.noise import Noise
-from bayesdiff.diffusion.refusals import refuse_outside, refuse_shape
+from bayesdiff.diffusion.refusals import inside, refuse_outside, refuse_shape
 from bayesdiff.diffusion.schedules import Schedule, noise_level, noise_level_range
 
 
@@ -58,6 +58,9 @@ class DiffusionModel:
         if not isinstance(self.event_shape, tuple) or len(self.event_shape) != 3 or min(self.event_shape) < 1:
             raise ValueError(f"event_shape must be (channels, height, width), got {self.event_shape}")
         object.__setattr__(self, "context_names", tuple(self.context_names))
+        power = () if self.twin is None else np.shape(self.twin.power)[-2:]
+        if len(power) == 2 and power != self.event_shape[-2:]:
+            raise ValueError(f"the power of the denoiser is given on {power} modes, but a field is {self.event_shape}")
         if self.context_bounds is None:
             known: dict[str, tuple[float, float]] = {}
             for component in getattr(self.noise, "components", {}).values():
@@ -71,6 +74,13 @@ class DiffusionModel:
         return twin(self.denoiser)
 
     @property
+    def prior_depends_on_context(self) -> bool:
+        """Whether the distribution of x itself, and not only that of the noise, depends on the context."""
+        if not self.context_names or isinstance(self.denoiser, GaussianDenoiser):
+            return False
+        return not any(callable(power) for power in getattr(self.noise, "components", {}).values())
+
+    @property
     def size(self) -> int:
         """Number of pixels of a field, all channels together."""
         return int(np.prod(self.event_shape))
@@ -79,7 +89,8 @@ class DiffusionModel:
         """A context as an array (..., num_context).
 
         Args:
-            context: None (no conditioning), a tuple in the order of ``context_names``, a dict with these names, or an array.
+            context: None (no conditioning), a tuple in the order of ``context_names``, a dict with these names, or an
+                array.
 
         Raises:
             ValueError: if names or number do not match, or a concrete value lies outside the trained range.
@@ -91,24 +102,27 @@ class DiffusionModel:
                 raise ValueError(f"context must have the names {self.context_names}, got {tuple(context)}")
             context = tuple(context[name] for name in self.context_names)
         if isinstance(context, tuple | list):
+            self._refuse_outside(context)  # before they become one array, which under jit has no known values
             parts = jnp.broadcast_arrays(*[jnp.asarray(part, dtype=float) for part in context])
             array = jnp.stack(parts, axis=-1) if parts else jnp.zeros((0,))
         else:
             array = jnp.asarray(context, dtype=float)
         expected = len(self.context_names)
-        if expected and (array.ndim == 0 or array.shape[-1] != expected):
+        if array.ndim == 0 or array.shape[-1] != expected:
             raise ValueError(f"context must hold {expected} values {self.context_names}, got shape {array.shape}")
-        for name, (low, high), index in zip(self.context_names, self.context_bounds or (), range(expected), strict=False):
-            refuse_outside(name, array[..., index], low, high, "the range the model was trained on")
+        self._refuse_outside([array[..., index] for index in range(expected)])
         return array
+
+    def _refuse_outside(self, values) -> None:
+        for name, (low, high), value in zip(self.context_names, self.context_bounds or (), values, strict=False):
+            refuse_outside(name, value, low, high, "the range the model was trained on")
 
     def context_inside(self, context: jax.Array) -> jax.Array:
         """Whether a context array lies in the trained range, shape (...)."""
         if self.context_bounds is None or not self.context_names:
             return jnp.ones(context.shape[:-1], dtype=bool)
-        low, high = (jnp.asarray(ends, dtype=context.dtype) for ends in zip(*self.context_bounds, strict=True))
-        slack = 1e-6 * (high - low)
-        return jnp.all((context >= low - slack) & (context <= high + slack), axis=-1)
+        low, high = (np.asarray(ends, dtype=context.dtype) for ends in zip(*self.context_bounds, strict=True))
+        return jnp.all(inside(context, low, high), axis=-1)
 
     def noise_power(self, context: jax.Array) -> jax.Array:
         """Power of Sigma at one context (num_context,)."""
@@ -128,7 +142,7 @@ class DiffusionModel:
         return jax.vmap(lambda y: self.denoiser(y, s, power, context))(fields).reshape(z.shape)
 
     def score(self, z: jax.Array, t, context=None) -> jax.Array:
-        """grad log p_t(z) = Sigma^-1 (alpha D - z) / sigma^2, shapes (..., C, H, W)."""
+        """Score grad log p_t(z) = Sigma^-1 (alpha D - z) / sigma^2, shapes (..., C, H, W)."""
         from bayesdiff.diffusion.fourier import filter_field
 
         preconditioned = (self.schedule.alpha(t) * self.denoise(z, t, context) - z) / self.schedule.sigma(t) ** 2

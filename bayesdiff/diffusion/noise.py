@@ -1,20 +1,22 @@
 """Noise of a diffusion: the covariance Sigma in z_t = alpha_t x + sigma_t Sigma^(1/2) n.
 
-White, or stationary and so diagonal in Fourier space, with a power that may depend on parameters (the context). The noise of
-a mixture is often itself a sum, such as CMB and instrument noise; :class:`StationaryNoise` keeps the names and powers of such
-components so that the sum can be taken apart again (a Wiener draw).
+White, or stationary and so diagonal in Fourier space, with a power that may depend on parameters (the context). The
+noise of a mixture is often itself a sum, such as CMB and instrument noise; :class:`StationaryNoise` keeps the names and
+powers of such components so that the sum can be taken apart again (a Wiener draw).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from bayesdiff.diffusion.fourier import filter_field, mode_power
+from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.sums import accurate_sum
 
 Power = Any  # an array (H, W) or (C, H, W), or a function of the context that returns one
@@ -60,7 +62,8 @@ class StationaryNoise:
 
     Args:
         power: orthonormal power per mode, an array (H, W) or (C, H, W), or a JAX function that takes the context as an
-            array (num_context,) and returns such an array. A mapping from names to powers is their sum, kept apart by name.
+            array (num_context,) and returns such an array. A mapping from names to powers is their sum, kept apart by
+            name.
         isotropic: whether the power depends on |k| alone, which lets a likelihood be summed over modes of equal |k|.
             Taken from the attribute of that name where every power has one, else false.
 
@@ -79,14 +82,14 @@ class StationaryNoise:
 
     def power(self, context: jax.Array, event_shape: tuple[int, ...]) -> jax.Array:
         """Total power at a context (num_context,), shape (H, W) or (C, H, W)."""
-        total = sum(self.component_powers(context).values())
+        total = reduce(jnp.add, self.component_powers(context).values())
         if total.shape[-2:] != tuple(event_shape[-2:]):
             raise ValueError(f"the noise power has shape {total.shape}, but the field is {event_shape}")
-        return jnp.asarray(total)
+        return total
 
     def component_powers(self, context: jax.Array) -> dict[str, jax.Array]:
         """Power of each component at a context."""
-        return {name: p(context) if callable(p) else p for name, p in self.components.items()}
+        return {name: jnp.asarray(p(context) if callable(p) else p) for name, p in self.components.items()}
 
     def tree_flatten(self):
         """Array powers are children; functions are static."""
@@ -109,7 +112,7 @@ class StationaryNoise:
 
 
 def _checked_power(name: str, power) -> jax.Array:
-    if isinstance(power, jax.core.Tracer):
+    if isinstance(power, Tracer):
         return power
     array = np.asarray(power)
     if array.ndim < 2 or not np.isfinite(array).all() or (array < 0).any():
@@ -126,7 +129,15 @@ def colour(white: jax.Array, power: jax.Array) -> jax.Array:
 
 
 def gaussian_log_density(field: jax.Array, power: jax.Array) -> jax.Array:
-    """log N(field; 0, Sigma) for Sigma of the given power, summed over the last three axes."""
-    power = jnp.broadcast_to(power, field.shape[-3:])
-    per_mode = mode_power(field) / power + jnp.log(2.0 * jnp.pi * power)
-    return -0.5 * accurate_sum(per_mode)
+    """Density log N(field; 0, Sigma) for Sigma of the given power, summed over the last three axes."""
+    width = field.shape[-1]
+    half = width // 2 + 1
+    power = jnp.broadcast_to(power, field.shape[-3:])[..., :half]
+    modes = jnp.fft.rfft2(field, norm="ortho")
+    # The modes k and -k of a real field are equal, so half of the plane is enough; its edges stand for themselves.
+    weight = np.full(half, 2.0)
+    weight[0] = 1.0
+    if width % 2 == 0:
+        weight[-1] = 1.0
+    per_mode = (modes.real**2 + modes.imag**2) / power + jnp.log(2.0 * jnp.pi * power)
+    return -0.5 * accurate_sum(jnp.asarray(weight, dtype=field.dtype) * per_mode)

@@ -1,18 +1,28 @@
 """Refusals of bad input: what was expected and what came, said once and in the same words everywhere.
 
-Values are only looked at when they are concrete; under ``jit`` or ``grad`` the callers turn an impossible parameter into
-NaN or minus infinity, so that nothing is extrapolated silently there either.
+Values are only looked at when they are concrete; under ``jit`` or ``grad`` the callers turn an impossible parameter
+into NaN or minus infinity, so that nothing is extrapolated silently there either.
 """
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+
+EDGE = 1e-6
 
 
 def is_concrete(value) -> bool:
     """Whether every array in ``value`` has a known value, so that it can be checked."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
+
+
+def inside(value, low, high) -> jax.Array:
+    """Whether traced or concrete values lie in [low, high], to float32 rounding of the ends; false for NaN."""
+    value = jnp.asarray(value)
+    return (value >= low - EDGE * abs(low)) & (value <= high + EDGE * abs(high))
 
 
 def refuse_outside(name: str, value, low: float, high: float, what: str) -> None:
@@ -20,10 +30,11 @@ def refuse_outside(name: str, value, low: float, high: float, what: str) -> None
     if not is_concrete(value):
         return
     array = np.asarray(value, dtype=np.float64)
-    slack = 1e-6 * max(abs(low), abs(high)) if np.isfinite(high) else 0.0
-    bad = ~((array >= low - slack) & (array <= high + slack))
+    bad = ~((array >= low - EDGE * abs(low)) & (array <= high + EDGE * abs(high)))
     if bad.any():
-        raise ValueError(f"{name} must lie in [{low:g}, {high:g}] ({what}), got {np.atleast_1d(array)[np.atleast_1d(bad)][0]:g}")
+        raise ValueError(
+            f"{name} must lie in [{low:g}, {high:g}] ({what}), got {np.atleast_1d(array)[np.atleast_1d(bad)][0]:g}"
+        )
 
 
 def refuse_shape(name: str, array, event_shape: tuple[int, ...]) -> None:
@@ -40,4 +51,6 @@ def refuse_non_finite(name: str, array) -> None:
     bad = ~np.isfinite(np.asarray(array, dtype=np.float64))
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(f"{name} must be finite, got {int(bad.sum())} NaN or infinite values, the first at index {first}")
+        raise ValueError(
+            f"{name} must be finite, got {int(bad.sum())} NaN or infinite values, the first at index {first}"
+        )

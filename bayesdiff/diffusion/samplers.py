@@ -1,12 +1,14 @@
 """Reverse-time sampling, from pure noise (t = 1) or from the diffusion time t* of an observation.
 
-Started at t* from an observation y = x + s Sigma^(1/2) n the reverse SDE draws from the posterior of x given y; started at t = 1 it
-draws from the prior. Both samplers work with y = z / alpha, so a change of s needs no rescaling of the observation.
+Started at t* from an observation y = x + s Sigma^(1/2) n the reverse SDE draws from the posterior of x given y; started
+at t = 1 it draws from the prior. Both samplers work with y = z / alpha, so a change of s needs no rescaling of the
+observation.
 
-* :func:`reverse_sde` is ancestral sampling on a grid of noise levels. Given x, the step from s to s' < s is Gaussian with mean
-  c y + (1 - c) x, c = (s'/s)^2, and covariance s'^2 (1 - c) Sigma (Ho et al. 2020, arXiv:2006.11239, eq. 7, in this notation). x is
-  replaced by D(y) plus a Gaussian with the mean posterior variance of x given y, the optimal reverse variance of Bao et al. (2022,
-  arXiv:2201.06503), where the denoiser knows it: the twin's is exact, so the twin is sampled exactly in any number of steps.
+* :func:`reverse_sde` is ancestral sampling on a grid of noise levels. Given x, the step from s to s' < s is Gaussian
+  with mean c y + (1 - c) x, c = (s'/s)^2, and covariance s'^2 (1 - c) Sigma (Ho et al. 2020, arXiv:2006.11239, eq. 7,
+  in this notation). x is replaced by D(y) plus a Gaussian with the mean posterior variance of x given y, the optimal
+  reverse variance of Bao et al. (2022, arXiv:2201.06503), where the denoiser knows it: the twin's is exact, so the twin
+  is sampled exactly in any number of steps.
 * :func:`probability_flow` integrates the flow of :mod:`bayesdiff.diffusion.flow` with Heun's second-order method.
 """
 
@@ -47,10 +49,11 @@ def reverse_sde(
         One draw, (C, H, W).
     """
     noise_power = model.noise_power(context)
-    last = jnp.minimum(jnp.maximum(last, model.noise_levels()[0]), 0.5 * s)
+    y = jnp.asarray(y, jnp.result_type(y, s))
+    lowest = jnp.minimum(jnp.maximum(last, model.noise_levels()[0]), 0.5 * s)
     fractions = jnp.linspace(0.0, 1.0, num_steps)
-    levels = jnp.exp(jnp.log(s) + fractions * (jnp.log(last) - jnp.log(s)))
-    following = jnp.concatenate([levels[1:], jnp.zeros(1)])
+    levels = jnp.exp(jnp.log(s) + fractions * (jnp.log(lowest) - jnp.log(s))).astype(y.dtype)
+    following = jnp.append(levels[1:], 0.0)
 
     def step(y, inputs):
         key, s, s_next = inputs
@@ -58,7 +61,7 @@ def reverse_sde(
         variance = s_next**2 * (1.0 - c) * noise_power + (1.0 - c) ** 2 * _posterior_variance(model, s, noise_power)
         noise = filter_field(jax.random.normal(key, y.shape, y.dtype), jnp.sqrt(variance))
         denoised = model.denoiser(y, s, noise_power, context)
-        return c * y + (1.0 - c) * denoised + noise, None
+        return (c * y + (1.0 - c) * denoised + noise).astype(y.dtype), None
 
     x, _ = jax.lax.scan(step, y, (jax.random.split(key, num_steps), levels, following))
     return x

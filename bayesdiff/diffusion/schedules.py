@@ -1,11 +1,13 @@
 """Noise schedules: alpha(t), sigma(t), log-SNR and the diffusion time of a noise level.
 
-A diffusion at time t in [0, 1] is z_t = alpha_t x + sigma_t Sigma^(1/2) n, with log-SNR lambda_t = log(alpha_t^2 / sigma_t^2)
-falling from t = 0 to t = 1. Each schedule gives lambda_t and its inverse in closed form, so that the diffusion time t* of an
-observation y = x + s Sigma^(1/2) n, which solves sigma_t / alpha_t = s, is exact and continuous.
+A diffusion at time t in [0, 1] is z_t = alpha_t x + sigma_t Sigma^(1/2) n, with log-SNR lambda_t = log(alpha_t^2 /
+sigma_t^2) falling from t = 0 to t = 1. Each schedule gives lambda_t and its inverse in closed form, so that the
+diffusion time t* of an observation y = x + s Sigma^(1/2) n, which solves sigma_t / alpha_t = s, is exact and
+continuous.
 
-The variance-preserving schedules have alpha^2 + sigma^2 = 1; :class:`EDM` has alpha = 1. Where the textbook schedule reaches
-zero or infinite noise (cosine, sigmoid), its log-SNR is cut at a stated bound, as in Kingma et al. (2021, arXiv:2107.00630).
+The variance-preserving schedules have alpha^2 + sigma^2 = 1; :class:`EDM` has alpha = 1. Where the textbook schedule
+reaches zero or infinite noise (cosine, sigmoid), its log-SNR is cut at a stated bound, as in Kingma et al. (2021,
+arXiv:2107.00630).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from bayesdiff.diffusion.refusals import refuse_outside
+from bayesdiff.diffusion.refusals import inside, refuse_outside
 
 
 class Schedule(Protocol):
@@ -55,8 +57,7 @@ def _checked(schedule: Schedule, s) -> jax.Array:
     low, high = noise_level_range(schedule)
     refuse_outside("noise level", s, low, high, f"the range of {schedule!r}")
     s = jnp.asarray(s)
-    slack = 1e-6 * high
-    return jnp.where((s >= low * (1 - 1e-6)) & (s <= high + slack), s, jnp.nan)
+    return jnp.where(inside(s, low, high), s, jnp.nan)
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class Cosine:
         return 2.0 / math.pi * math.atan(math.exp(-0.5 * self.log_snr_max))
 
     def alpha(self, t) -> jax.Array:
-        """cos of the angle."""
+        """Cosine of the angle."""
         return jnp.cos(self._angle(t))
 
     def sigma(self, t) -> jax.Array:
-        """sin of the angle."""
+        """Sine of the angle."""
         return jnp.sin(self._angle(t))
 
     def log_snr(self, t) -> jax.Array:
@@ -139,39 +140,41 @@ class Sigmoid:
     tau: float = 1.0
     clip: float = 1e-6
 
-    def _ends(self) -> tuple[jax.Array, jax.Array]:
-        return jax.nn.sigmoid(jnp.asarray(self.start / self.tau)), jax.nn.sigmoid(jnp.asarray(self.end / self.tau))
-
-    def _signal(self, t) -> jax.Array:
-        first, last = self._ends()
+    def _fractions(self, t) -> tuple[jax.Array, jax.Array]:
+        """(alpha^2, sigma^2), each as a sum of positive terms, so that neither is lost to rounding when small."""
         t = jnp.asarray(t, dtype=float)
-        value = jax.nn.sigmoid((t * (self.end - self.start) + self.start) / self.tau)
-        return self.clip + (1.0 - 2.0 * self.clip) * (last - value) / (last - first)
+        start, end, now = (
+            jnp.asarray(x / self.tau) for x in (self.start, self.end, t * (self.end - self.start) + self.start)
+        )
+        length = jax.nn.sigmoid(end) - jax.nn.sigmoid(start)
+        signal = (jax.nn.sigmoid(-now) - jax.nn.sigmoid(-end)) / length
+        noise = (jax.nn.sigmoid(now) - jax.nn.sigmoid(start)) / length
+        return self.clip + (1.0 - 2.0 * self.clip) * signal, self.clip + (1.0 - 2.0 * self.clip) * noise
 
     def alpha(self, t) -> jax.Array:
         """Square root of the signal fraction."""
-        return jnp.sqrt(self._signal(t))
+        return jnp.sqrt(self._fractions(t)[0])
 
     def sigma(self, t) -> jax.Array:
         """Square root of one less the signal fraction."""
-        return jnp.sqrt(1.0 - self._signal(t))
+        return jnp.sqrt(self._fractions(t)[1])
 
     def log_snr(self, t) -> jax.Array:
         """Logit of the signal fraction."""
-        signal = self._signal(t)
-        return jnp.log(signal) - jnp.log1p(-signal)
+        signal, noise = self._fractions(t)
+        return jnp.log(signal) - jnp.log(noise)
 
     def time_of_noise_level(self, s) -> jax.Array:
-        """The logistic function inverted at alpha^2 = 1 / (1 + s^2)."""
-        first, last = self._ends()
-        fraction = (1.0 / (1.0 + _checked(self, s) ** 2) - self.clip) / (1.0 - 2.0 * self.clip)
-        value = last - fraction * (last - first)
+        """The logistic function inverted at sigma^2 = s^2 / (1 + s^2)."""
+        first, last = (jax.nn.sigmoid(jnp.asarray(x / self.tau)) for x in (self.start, self.end))
+        square = _checked(self, s) ** 2
+        value = first + (square / (1.0 + square) - self.clip) / (1.0 - 2.0 * self.clip) * (last - first)
         return (self.tau * (jnp.log(value) - jnp.log1p(-value)) - self.start) / (self.end - self.start)
 
 
 @dataclass(frozen=True)
 class EDM:
-    """Variance-exploding schedule (Karras et al. 2022, arXiv:2206.00364, eq. 5): alpha = 1, sigma^(1/rho) linear in t."""
+    """Variance-exploding schedule with sigma^(1/rho) linear in t (Karras et al. 2022, arXiv:2206.00364, eq. 5)."""
 
     sigma_min: float
     sigma_max: float

@@ -1,8 +1,8 @@
 """Models on disk: ``model.safetensors`` for the arrays and ``card.json`` for everything else.
 
 The card names what the arrays are (denoiser, noise, schedule, shapes), carries their SHA-256, and whatever is known of
-training, provenance and measured quality. Both files are written beside and moved into place, so a model is there whole or
-not at all.
+training, provenance and measured quality. Both files are written beside and moved into place, so a model is there whole
+or not at all.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def save_model(model: DiffusionModel, path: Path, entries: dict[str, Any]) -> Pa
         "name": model.name,
     }
     weights = save_tensors({name: np.ascontiguousarray(value) for name, value in tensors.items()})
-    card = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest(), **structure}
-    card |= dict(model.card.entries) | entries
+    reserved = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest(), **structure}
+    if taken := sorted(reserved.keys() & entries.keys()):
+        raise ValueError(f"the card's entries {taken} describe the model itself and cannot be given")
+    card = reserved | {key: value for key, value in (dict(model.card.entries) | entries).items() if key not in reserved}
     path.mkdir(parents=True, exist_ok=True)
     for name, content in ((WEIGHTS, weights), (CARD, json.dumps(card, indent=1).encode())):
         partial = path / (name + ".partial")
@@ -84,6 +86,13 @@ def read_model(path: Path, noise: Noise | None) -> DiffusionModel:
         tensors = load_tensors(weights)
     except SafetensorError as error:
         raise ValueError(f"{path / WEIGHTS} is not a readable safetensors file: {error}") from error
+    try:
+        return _build_model(card, tensors, noise)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path / CARD} does not describe the arrays of {WEIGHTS}: {error!r}") from error
+
+
+def _build_model(card: dict[str, Any], tensors: dict[str, np.ndarray], noise: Noise | None) -> DiffusionModel:
     bounds = card["context_bounds"]
     return DiffusionModel(
         denoiser=_build_denoiser(card["denoiser"], tensors),
@@ -106,7 +115,10 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
     if not isinstance(denoiser, WienerDenoiser):
         raise ValueError(f"only GaussianDenoiser and WienerDenoiser can be stored, got {type(denoiser).__name__}")
     _describe_denoiser(denoiser.reference, tensors)
-    tensors["context_low"], tensors["context_high"] = np.asarray(denoiser.context_low), np.asarray(denoiser.context_high)
+    tensors["context_low"], tensors["context_high"] = (
+        np.asarray(denoiser.context_low),
+        np.asarray(denoiser.context_high),
+    )
     tensors["residual_log_s"] = np.asarray(denoiser.residual_variance.log_s)
     tensors["residual_ratio"] = np.asarray(denoiser.residual_variance.ratio)
     for name, value in _flatten(denoiser.params).items():
@@ -123,11 +135,12 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
     from bayesdiff.networks.unet import UNetConfig
     from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, initialise
 
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in card["network"].items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
     config = UNetConfig(**settings)
     expected = _flatten(initialise(0, reference, config).params)
     stored = {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}
-    wrong = [k for k in expected.keys() | stored.keys() if k not in stored or np.shape(expected.get(k)) != stored[k].shape]
+    shapes = {name: tuple(np.shape(value)) for name, value in expected.items()}
+    wrong = [k for k in shapes.keys() | stored.keys() if k not in stored or shapes.get(k) != stored[k].shape]
     if wrong:
         raise ValueError(f"the weights do not fit the network of the card: {sorted(wrong)[:3]} and {len(wrong)} in all")
     return WienerDenoiser(
@@ -188,7 +201,9 @@ def _flatten(tree, prefix: str = "") -> dict[str, Any]:
     """Nested dicts of arrays as one dict with dotted names; integer keys are list positions."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 def _unflatten(flat: dict[str, Any]) -> dict:

@@ -1,8 +1,8 @@
 """Sums over the pixels of a field whose result is right to the last bit it has room for.
 
-A log density of a 256 x 256 field is a sum of 65,536 terms near 10^5, where float32 resolves 0.008; posteriors are made of
-differences of order one. A plain float32 sum loses a few hundredths more. Pairwise summation that carries its rounding errors
-(Knuth's two-sum) loses none.
+A log density of a 256 x 256 field is a sum of 65,536 terms near 10^5, where float32 resolves 0.008; posteriors are made
+of differences of order one. A plain float32 sum loses a few hundredths more. Pairwise summation that carries its
+rounding errors (Knuth's two-sum) loses none.
 """
 
 from __future__ import annotations

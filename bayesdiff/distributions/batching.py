@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -21,12 +22,12 @@ def over_batch(function: Callable, batch_shape: tuple[int, ...], arguments: list
     flat = []
     for array, own in arguments:
         event = array.shape[array.ndim - own :]
-        flat.append(jnp.broadcast_to(array, (*batch_shape, *event)).reshape(-1, *event))
+        flat.append(jnp.broadcast_to(array, (*batch_shape, *event)).reshape(math.prod(batch_shape), *event))
     result = jax.vmap(function)(*flat)
     return result.reshape(*batch_shape, *result.shape[1:])
 
 
 def key_argument(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, int]:
-    """One random key per element of a batch, as an argument of :func:`over_batch` (raw keys have an axis of their own)."""
+    """One random key per element of a batch, for :func:`over_batch` (raw keys have an axis of their own)."""
     keys = jax.random.split(key, shape) if shape else key
     return keys, 0 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import is_prng_key
+from numpyro.util import is_prng_key
 
 from bayesdiff.diffusion.densities import LogDensity, best_log_density
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.noise import colour
-from bayesdiff.diffusion.refusals import refuse_non_finite, refuse_outside, refuse_shape
+from bayesdiff.diffusion.refusals import inside, refuse_non_finite, refuse_outside, refuse_shape
 from bayesdiff.diffusion.samplers import draw_prior, reverse_sde
 from bayesdiff.distributions.batching import key_argument, over_batch
 from bayesdiff.distributions.prior import inside_or_centre
@@ -19,8 +19,8 @@ from bayesdiff.distributions.prior import inside_or_centre
 class NoisyDiffusion(Distribution):
     """The distribution of y = x + s Sigma^(1/2) n, x from a diffusion model, n unit white noise.
 
-    Its log density is that of the diffusion at the time t* of noise level s, log p_{t*}(a y) + d log a with a = alpha_{t*}, so the
-    field is integrated out exactly; :meth:`sample_latent` gives it back.
+    Its log density is that of the diffusion at the time t* of noise level s, log p_{t*}(a y) + d log a with a =
+    alpha_{t*}, so the field is integrated out exactly; :meth:`sample_latent` gives it back.
 
     Args:
         model: the diffusion; its noise is the noise of the observation.
@@ -35,7 +35,7 @@ class NoisyDiffusion(Distribution):
     """
 
     arg_constraints = {"noise_level": constraints.positive, "context": constraints.real_vector}
-    support = constraints.independent(constraints.real, 3)
+    support = constraints.independent(constraints.real, 3)  # pyright: ignore[reportAssignmentType]
     pytree_data_fields = ("model", "noise_level", "context", "log_density")
 
     def __init__(
@@ -61,7 +61,7 @@ class NoisyDiffusion(Distribution):
         return self.model.schedule.time_of_noise_level(self.noise_level)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draw observations, shape sample_shape + batch_shape + (C, H, W)."""
+        """Draw observations, sample_shape + batch_shape + (C, H, W); NaN for parameters outside the range."""
         assert is_prng_key(key)
         latent_key, noise_key = jax.random.split(key)
         shape = tuple(sample_shape) + self.batch_shape
@@ -69,19 +69,24 @@ class NoisyDiffusion(Distribution):
         x = over_batch(draw, shape, [key_argument(latent_key, shape), (self.context, 1)])
         add = lambda x, white, s, context: x + s * colour(white, self.model.noise_power(context))  # noqa: E731
         white = jax.random.normal(noise_key, x.shape, x.dtype)
-        return over_batch(add, shape, [(x, 3), (white, 3), (self.noise_level, 0), (self.context, 1)])
+        y = over_batch(add, shape, [(x, 3), (white, 3), (self.noise_level, 0), (self.context, 1)])
+        return jnp.where(self._inside()[..., None, None, None], y, jnp.nan)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
-        """Log density of observations (..., C, H, W); minus infinity where the parameters are outside the model's range."""
+        """Log density of observations (..., C, H, W); minus infinity for parameters outside the model's range.
+
+        Raises:
+            ValueError: for a wrong shape.
+        """
+        refuse_shape("a value", value, self.event_shape)
+        value = jnp.asarray(value, jnp.result_type(value, float))
         low, high = self.model.noise_levels()
-        inside_context = self.model.context_inside(self.context)
-        inside_level = (self.noise_level >= low * (1 - 1e-6)) & (self.noise_level <= high * (1 + 1e-6))
-        context = inside_or_centre(self.model, self.context, inside_context)
-        s = jnp.where(inside_level, self.noise_level, jnp.sqrt(max(low, 1e-3) * high))
-        batch = jnp.broadcast_shapes(jnp.shape(value)[:-3], self.batch_shape)
+        context = inside_or_centre(self.model, self.context, self.model.context_inside(self.context))
+        s = jnp.where(inside(self.noise_level, low, high), self.noise_level, jnp.sqrt(max(low, 1e-3) * high))
+        batch = jnp.broadcast_shapes(value.shape[:-3], self.batch_shape)
         evaluate = lambda y, s, context: self.log_density(self.model, y, s, context)  # noqa: E731
-        density = over_batch(evaluate, batch, [(jnp.asarray(value), 3), (s, 0), (context, 1)])
-        return jnp.where(inside_context & inside_level, density, -jnp.inf)
+        density = over_batch(evaluate, batch, [(value, 3), (s, 0), (context, 1)])
+        return jnp.where(self._inside(), density, -jnp.inf)
 
     def sample_latent(self, key: jax.Array, y: jax.Array, num_steps: int = 16) -> jax.Array:
         """Draw x given y by the reverse SDE from t*.
@@ -91,12 +96,21 @@ class NoisyDiffusion(Distribution):
             y: observations (..., C, H, W) whose batch axes broadcast with the batch shape.
             num_steps: denoiser evaluations per draw; exact up to the accuracy of denoiser and solver.
 
+        Returns:
+            One draw per observation and parameter, (..., C, H, W); NaN where traced parameters are outside the model's
+            range.
+
         Raises:
             ValueError: for a wrong shape, NaN or infinity in y.
         """
         refuse_shape("y", y, self.event_shape)
         refuse_non_finite("y", y)
-        y = jnp.asarray(y)
+        y = jnp.asarray(y, jnp.result_type(y, float))
         shape = jnp.broadcast_shapes(y.shape[:-3], self.batch_shape)
         draw = lambda key, y, s, context: reverse_sde(key, self.model, y, s, context, num_steps)  # noqa: E731
-        return over_batch(draw, shape, [key_argument(key, shape), (y, 3), (self.noise_level, 0), (self.context, 1)])
+        x = over_batch(draw, shape, [key_argument(key, shape), (y, 3), (self.noise_level, 0), (self.context, 1)])
+        return jnp.where(self._inside()[..., None, None, None], x, jnp.nan)
+
+    def _inside(self) -> jax.Array:
+        """Whether noise level and context are in the model's range, of the batch shape."""
+        return inside(self.noise_level, *self.model.noise_levels()) & self.model.context_inside(self.context)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import is_prng_key
+from numpyro.util import is_prng_key
 
 from bayesdiff.diffusion.densities import Exact, LogDensity, best_log_density
 from bayesdiff.diffusion.model import DiffusionModel
+from bayesdiff.diffusion.refusals import refuse_shape
 from bayesdiff.diffusion.samplers import draw_prior
 from bayesdiff.distributions.batching import key_argument, over_batch
 
@@ -21,10 +22,11 @@ class DiffusionPrior(Distribution):
 
     Args:
         model: the diffusion.
-        context: conditioning scalars, a tuple in the order of ``model.context_names``, a dict, or an array (..., num_context).
+        context: conditioning scalars, a tuple in the order of ``model.context_names``, a dict, or an array (...,
+            num_context).
         log_density: estimator of the log density; by default the best that the model offers (the closed form where its
-            denoiser has one, else the variational bound with the twin as reference). Learned densities are those of the field
-            at the lowest noise level of the schedule, which is the field for every practical purpose.
+            denoiser has one, else the variational bound with the twin as reference). Learned densities are those of the
+            field at the lowest noise level of the schedule, which is the field for every practical purpose.
 
     The event shape is (channels, height, width), the batch shape that of the context.
 
@@ -33,11 +35,16 @@ class DiffusionPrior(Distribution):
     """
 
     arg_constraints = {"context": constraints.real_vector}
-    support = constraints.independent(constraints.real, 3)
+    support = constraints.independent(constraints.real, 3)  # pyright: ignore[reportAssignmentType]
     pytree_data_fields = ("model", "context", "log_density")
 
     def __init__(
-        self, model: DiffusionModel, context=None, log_density: LogDensity | None = None, *, validate_args: bool | None = None
+        self,
+        model: DiffusionModel,
+        context=None,
+        log_density: LogDensity | None = None,
+        *,
+        validate_args: bool | None = None,
     ):
         self.model = model
         self.context = model.context_array(context)
@@ -45,20 +52,27 @@ class DiffusionPrior(Distribution):
         super().__init__(self.context.shape[:-1], model.event_shape, validate_args=validate_args)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draw fields, shape sample_shape + batch_shape + (C, H, W), by the probability flow from t = 1."""
+        """Draw fields, sample_shape + batch_shape + (C, H, W), by the probability flow; NaN outside the range."""
         assert is_prng_key(key)
         shape = tuple(sample_shape) + self.batch_shape
         draw = lambda key, context: draw_prior(key, self.model, context)  # noqa: E731
-        return over_batch(draw, shape, [key_argument(key, shape), (self.context, 1)])
+        x = over_batch(draw, shape, [key_argument(key, shape), (self.context, 1)])
+        return jnp.where(self.model.context_inside(self.context)[..., None, None, None], x, jnp.nan)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
-        """Log density of fields (..., C, H, W); minus infinity outside the trained range of the context."""
+        """Log density of fields (..., C, H, W); minus infinity outside the trained range of the context.
+
+        Raises:
+            ValueError: for a wrong shape.
+        """
+        refuse_shape("a value", value, self.event_shape)
+        value = jnp.asarray(value, jnp.result_type(value, float))
         lowest = 0.0 if isinstance(self.log_density, Exact) else max(self.model.noise_levels()[0], SMALLEST_NOISE_LEVEL)
         inside = self.model.context_inside(self.context)
         context = inside_or_centre(self.model, self.context, inside)
-        batch = jnp.broadcast_shapes(jnp.shape(value)[:-3], self.batch_shape)
+        batch = jnp.broadcast_shapes(value.shape[:-3], self.batch_shape)
         evaluate = lambda x, context: self.log_density(self.model, x, jnp.asarray(lowest), context)  # noqa: E731
-        density = over_batch(evaluate, batch, [(jnp.asarray(value), 3), (context, 1)])
+        density = over_batch(evaluate, batch, [(value, 3), (context, 1)])
         return jnp.where(inside, density, -jnp.inf)
 
     def score(self, x: jax.Array, t) -> jax.Array:

@@ -64,6 +64,7 @@ class ResidualBlock(nnx.Module):
         self.skip = nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs) if inputs != outputs else None
 
     def __call__(self, h: jax.Array, embedding: jax.Array) -> jax.Array:
+        """Fields (N, H, W, inputs) to (N, H, W, outputs); embedding (N, config.embedding)."""
         residual = self.conv1(nnx.silu(self.norm1(h)))
         scale, shift = jnp.split(self.film(embedding)[:, None, None, :], 2, axis=-1)
         residual = self.conv2(nnx.silu(self.norm2(residual) * (1.0 + scale) + shift))
@@ -80,6 +81,7 @@ class SelfAttention(nnx.Module):
         self.out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def __call__(self, h: jax.Array) -> jax.Array:
+        """Fields (N, H, W, channels) to the same shape."""
         num, height, width, channels = h.shape
         qkv = self.qkv(self.norm(h)).reshape(num, height * width, 3, self.heads, channels // self.heads)
         attended = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])

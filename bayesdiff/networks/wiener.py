@@ -5,8 +5,9 @@ With prior power P, mean mu, noise power S(k; phi) and the levels G, a, b, V of 
     D(y) = mu + F^-1[ a F(y - mu) ] + F^-1[ V^(1/2) F N ],        V = s^2 S a.
 
 The first part is the Wiener filter of the Gaussian field with the prior's mean and power; it carries all of the noise
-covariance in closed form. The network N sees y whitened per mode, the same with the signal and with nothing but the signal
-kept, and its training target V^(-1/2) F(x - D_W) has unit variance in every mode, at every noise level and every phi.
+covariance in closed form. The network N sees y whitened per mode, the same with the signal and with nothing but the
+signal kept, and its training target V^(-1/2) F(x - D_W) has unit variance in every mode, at every noise level and every
+phi.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from bayesdiff.networks.unet import UNet, UNetConfig
 class ResidualVariance:
     """What is left of the twin's posterior variance after the network: E |F(x - D)|^2 = V r(s, |k|).
 
-    Measured on the training maps after training; one where nothing is known. It makes few-step reverse sampling accurate
-    (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
+    Measured on the training maps after training; one where nothing is known. It makes few-step reverse sampling
+    accurate (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
 
     Attributes:
         log_s: noise levels of the table, ascending, shape (T,).
@@ -41,7 +42,7 @@ class ResidualVariance:
     ratio: jax.Array
 
     def __call__(self, s: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        """r at noise level s for every mode, shape (H, W)."""
+        """Ratio r at noise level s for every mode, shape (H, W)."""
         bands = jax.vmap(lambda column: jnp.interp(jnp.log(s), self.log_s, column), in_axes=1)(self.ratio)
         return bands[radial_band(shape, self.ratio.shape[1])]
 
@@ -105,8 +106,8 @@ class WienerDenoiser:
     def posterior_variance(self, s: jax.Array, noise_power: jax.Array) -> jax.Array:
         """E |F(x - D)|^2 per mode."""
         levels = self.reference.levels(s, noise_power)
-        shape = self.reference.power.shape[-2:]
-        return s**2 * noise_power * levels.signal * self.residual_variance(s, shape)
+        height, width = self.reference.power.shape[-2:]
+        return s**2 * noise_power * levels.signal * self.residual_variance(s, (height, width))
 
     def with_params(self, params: Any) -> WienerDenoiser:
         """The same denoiser with other network parameters."""

@@ -64,7 +64,7 @@ class ResidualPower(Distribution):
     """
 
     arg_constraints = {"noise_level": constraints.positive, "context": constraints.real_vector}
-    support = constraints.independent(constraints.nonnegative, 2)
+    support = constraints.independent(constraints.nonnegative, 2)  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, model: DiffusionModel, noise_level: jax.Array, context: jax.Array):
         self.model, self.noise_level, self.context = model, noise_level, context

@@ -116,7 +116,8 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
             initial_step_size=0.1,
             target_acceptance_rate=settings.target_acceptance,
         )
-        (last, parameters), _ = warmup.run(key, state.position, settings.adaptation_steps)
+        adapted, _ = warmup.run(key, state.position, settings.adaptation_steps)  # pyright: ignore[reportCallIssue]
+        last, parameters = adapted
         return GibbsState(last.position, parameters["step_size"], parameters["inverse_mass_matrix"])
 
     def move(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> tuple[GibbsState, Info]:

@@ -142,8 +142,9 @@ def _read_fits(path: Path, array: str | None) -> MapFile:
         raise _Unfit("reading FITS needs astropy: pip install 'bayesdiff[cosmology]'") from error
     with path.open("rb") as stream, warnings.catch_warnings(), fits.open(stream, memmap=False) as hdus:
         warnings.filterwarnings("error", message=".*truncated")
-        images = [hdu for hdu in hdus if getattr(hdu, "is_image", False) and _plane_shape(hdu.shape)]
-        names = [hdu.name or str(hdus.index(hdu)) for hdu in images]
+        units: list[Any] = list(hdus)
+        images = [hdu for hdu in units if getattr(hdu, "is_image", False) and _plane_shape(hdu.shape)]
+        names = [hdu.name or str(units.index(hdu)) for hdu in images]
         if not images:
             raise _Unfit(f"{path} holds no two-dimensional image (HEALPix maps must be projected first)")
         if array is None:
@@ -157,7 +158,7 @@ def _read_fits(path: Path, array: str | None) -> MapFile:
 
 def _plane_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Height and width of an image, leading axes of length one left out; None where it is no plane."""
-    return shape[-2:] if len(shape) >= 2 and np.prod(shape[:-2], dtype=int) == 1 else None
+    return (shape[-2], shape[-1]) if len(shape) >= 2 and np.prod(shape[:-2], dtype=int) == 1 else None
 
 
 def _header_pixel(header: Any) -> float | None:

@@ -194,9 +194,9 @@ def observe_map(
     (height, width), (new_height, new_width) = found.values.shape, patches.shape
     notes = (
         f"The dust is patch {patch} of {rows * columns} disjoint ones of {found.name}, averaged from {height} x "
-        f"{width} pixels of {pixel_arcmin:g} arcmin to {new_height} x {new_width} of {model_pixel:g} arcmin. The mean of "
-        f"that map, {patches.mean:.4g} in its own unit, was subtracted, and its standard deviation, {patches.sd:.4g}, is "
-        f"the unit here; in it this patch has mean {dust.mean():.2f} and standard deviation {dust.std():.2f}.",
+        f"{width} pixels of {pixel_arcmin:g} arcmin to {new_height} x {new_width} of {model_pixel:g} arcmin. The mean "
+        f"of that map, {patches.mean:.4g} in its own unit, was subtracted, and its standard deviation, "
+        f"{patches.sd:.4g}, is the unit here; in it this patch has mean {dust.mean():.2f} and standard deviation {dust.std():.2f}.",
         "CMB and instrument noise are simulated, so their truth is known. That the prior describes this dust is an "
         "assumption.",
     )

@@ -1,0 +1,1 @@
+"""The diffusion itself: schedules, noise, denoisers, samplers, densities, storage."""

@@ -1,0 +1,84 @@
+"""Symmetries and conditioning of the U-Net."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bayesdiff.networks import UNet, UNetConfig
+
+CONFIG = UNetConfig(in_channels=2, out_channels=3, num_context=2, channels=(8, 8, 16), blocks=(1, 1, 1), embedding=16)
+LOG_SNR = jnp.array([1.0, -2.0])
+CONTEXT = jnp.array([[0.2, -0.4], [0.9, 0.1]])
+
+
+def perturbed(config: UNetConfig):
+    """The network as a function, with every parameter moved away from its start, where half of them are zero."""
+    graph, params = nnx.split(UNet(config, nnx.Rngs(0)))
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(1)
+    leaves = [leaf + jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
+    network = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+    return jax.jit(lambda *arguments: network(*arguments))
+
+
+def fields(size: int = 16) -> jax.Array:
+    return jax.random.normal(jax.random.key(2), (2, size, size, 2))
+
+
+def shift_error(network, shift: tuple[int, int]) -> float:
+    """Largest difference between the output of shifted fields and the shifted output, relative to the output's rms."""
+    output = network(fields(), LOG_SNR, CONTEXT)
+    shifted = network(jnp.roll(fields(), shift, axis=(1, 2)), LOG_SNR, CONTEXT)
+    return float(jnp.abs(shifted - jnp.roll(output, shift, axis=(1, 2))).max() / output.std())
+
+
+@pytest.fixture(scope="module")
+def circular():
+    return perturbed(CONFIG)
+
+
+def test_starts_at_zero():
+    output = UNet(CONFIG, nnx.Rngs(0))(fields(), LOG_SNR, CONTEXT)
+    assert output.shape == (2, 16, 16, 3)
+    np.testing.assert_array_equal(output, 0.0)
+
+
+def test_rectangles_and_other_sizes(circular):
+    assert circular(jnp.ones((1, 8, 24, 2)), LOG_SNR[:1], CONTEXT[:1]).shape == (1, 8, 24, 3)
+
+
+def test_circular_padding_is_shift_equivariant(circular):
+    """Up to the pixels of the lowest level, 4 with three levels; by less, pooling breaks it."""
+    assert shift_error(circular, (4, 8)) < 1e-4
+    assert shift_error(circular, (1, 0)) > 1e-2
+
+
+@pytest.mark.parametrize("change", [{"padding": "REFLECT"}, {"seam": True}], ids=["reflect", "seam"])
+def test_what_knows_the_edge_is_not(change):
+    network = perturbed(replace(CONFIG, **change))
+    assert network(fields(), LOG_SNR, CONTEXT).shape == (2, 16, 16, 3)
+    assert shift_error(network, (4, 8)) > 1e-2
+
+
+def test_conditioning_has_an_effect_per_field(circular):
+    output = circular(fields(), LOG_SNR, CONTEXT)
+    scale = float(output.std())
+    for changed in (
+        circular(fields(), LOG_SNR.at[1].add(0.5), CONTEXT),
+        circular(fields(), LOG_SNR, CONTEXT.at[1, 0].add(0.3)),
+    ):
+        assert float(jnp.abs(changed[1] - output[1]).max()) > 1e-2 * scale
+        np.testing.assert_allclose(changed[0], output[0], atol=1e-4 * scale)
+
+
+def test_reaches_across_the_field(circular):
+    """Attention at the lowest resolution: a pixel far away matters."""
+    gradient = jax.grad(lambda h: circular(h, LOG_SNR, CONTEXT)[0, 0, 0, 0])(fields())
+    assert float(jnp.abs(gradient[0]).min(axis=-1).min()) > 0.0
+    np.testing.assert_array_equal(gradient[1], 0.0)

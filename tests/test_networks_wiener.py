@@ -1,0 +1,115 @@
+"""The Wiener-preconditioned denoiser: its Gaussian part is exact and its score agrees with its denoiser."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, scaled_score, twin
+from bayesdiff.diffusion.densities import Elbo, best_log_density
+from bayesdiff.diffusion.samplers import reverse_sde
+from bayesdiff.networks.unet import UNetConfig
+from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, initialise, radial_band
+from tests.diffusion_toys import CONTEXT_BOUNDS, TiltedPower, coloured, dense_covariance, filtered, red_power
+
+SIZE = 8
+CONFIG = UNetConfig(3, 1, num_context=2, channels=(8, 8), blocks=(1, 1), embedding=8)
+CONTEXT = jnp.array([1.2, -1.0])
+
+
+def untrained() -> WienerDenoiser:
+    low, high = zip(*CONTEXT_BOUNDS, strict=True)
+    return initialise(0, GaussianDenoiser(red_power(SIZE), 0.3), CONFIG, low, high)
+
+
+def perturbed() -> WienerDenoiser:
+    leaves, structure = jax.tree.flatten(untrained().params)
+    rng = np.random.default_rng(1)
+    leaves = [leaf + jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
+    return untrained().with_params(jax.tree.unflatten(structure, leaves))
+
+
+def inputs(s: float):
+    y = jnp.asarray(np.random.default_rng(2).normal(size=(1, SIZE, SIZE)))
+    return y, jnp.asarray(s), TiltedPower(SIZE)(CONTEXT), CONTEXT
+
+
+@pytest.mark.parametrize("s", [0.05, 0.7, 30.0])
+@pytest.mark.usefixtures("x64")
+def test_untrained_is_the_wiener_filter(s):
+    y, s, noise, context = inputs(s)
+    prior, dense = dense_covariance(red_power(SIZE)), float(s) ** 2 * dense_covariance(np.asarray(noise))
+    expected = 0.3 + prior @ np.linalg.solve(prior + dense, np.asarray(y).ravel() - 0.3)
+    np.testing.assert_allclose(untrained()(y, s, noise, context).ravel(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("s", [0.05, 0.7, 30.0])
+@pytest.mark.usefixtures("x64")
+def test_network_enters_through_the_posterior_deviation(s):
+    """D = D_W + V^(1/2) N, V = P s^2 S / (P + s^2 S), and the score is that of D."""
+    denoiser, (y, s, noise, context) = perturbed(), inputs(s)
+    prior, level = red_power(SIZE), np.asarray(s**2 * noise)
+    residual = np.asarray(denoiser.whitened_residual(y, s, noise, context))
+    assert residual.std() > 0.05
+    expected = (
+        0.3 + filtered(y - 0.3, prior / (prior + level)) + filtered(residual, np.sqrt(prior * level / (prior + level)))
+    )
+    denoised = denoiser(y, s, noise, context)
+    np.testing.assert_allclose(denoised, expected, atol=1e-9)
+    score = filtered(denoised - y, 1.0 / np.sqrt(level))
+    np.testing.assert_allclose(scaled_score(denoiser, y, s, noise, context), score, rtol=1e-7, atol=1e-7)
+
+
+def test_context_is_scaled_to_its_box():
+    denoiser, (y, s, noise, context) = perturbed(), inputs(0.7)
+    wider = WienerDenoiser(
+        denoiser.reference,
+        denoiser.params,
+        denoiser.context_low - 1.0,
+        denoiser.context_high + 1.0,
+        denoiser.residual_variance,
+        CONFIG,
+    )
+    change = denoiser.whitened_residual(y, s, noise, context) - wider.whitened_residual(y, s, noise, context)
+    assert float(jnp.abs(change).max()) > 1e-4
+
+
+def test_is_a_denoiser_with_a_twin_and_a_pytree():
+    denoiser = perturbed()
+    assert isinstance(denoiser, Denoiser)
+    assert twin(denoiser) is denoiser.reference
+    model = coloured(denoiser, SIZE)
+    assert isinstance(best_log_density(model), Elbo)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, denoiser)
+    np.testing.assert_allclose(doubled.reference.power, 2 * red_power(SIZE), rtol=1e-6)
+    value = jax.jit(lambda d, *arguments: d(*arguments))(denoiser, *inputs(0.7))
+    np.testing.assert_allclose(value, denoiser(*inputs(0.7)), atol=1e-5)
+
+
+def test_residual_variance_is_read_by_band_and_level():
+    table = ResidualVariance(jnp.log(jnp.array([0.1, 1.0, 10.0])), jnp.array([[0.2, 0.4], [0.6, 0.8], [1.0, 1.0]]))
+    bands = radial_band((SIZE, SIZE), 2)
+    assert bands[0, 0] == 0
+    assert bands[SIZE // 2, SIZE // 2] == 1
+    np.testing.assert_allclose(table(jnp.asarray(1.0), (SIZE, SIZE)), np.array([0.6, 0.8])[bands], rtol=1e-6)
+    half_way = table(jnp.sqrt(jnp.asarray(0.1)), (SIZE, SIZE))
+    np.testing.assert_allclose(half_way, np.array([0.4, 0.6])[bands], rtol=1e-5)
+    np.testing.assert_allclose(table(jnp.asarray(1e-4), (SIZE, SIZE)), np.array([0.2, 0.4])[bands], rtol=1e-6)
+
+
+def test_untrained_prior_is_sampled_as_its_twin():
+    """With residual variance one the reverse SDE of the Wiener filter is exact in two steps."""
+    model = coloured(untrained(), SIZE)
+    y, s, noise, context = inputs(0.7)
+    y = y.astype(jnp.float32)
+    keys = jax.random.split(jax.random.key(3), 1000)
+    draws = jax.jit(jax.vmap(lambda key: reverse_sde(key, model, y, s, context, 2)))(keys)
+    prior, level = red_power(SIZE), np.asarray(s**2 * noise)
+    expected = 0.3 + filtered(y - 0.3, prior / (prior + level))
+    ratio = (np.abs(np.fft.fft2(np.asarray(draws) - expected, norm="ortho")[:, 0]) ** 2).mean(axis=0) * (
+        1 / prior + 1 / level
+    )
+    assert ratio.mean() == pytest.approx(1.0, abs=4 * np.sqrt(2.0 / 1000) / SIZE)
+    assert np.abs(ratio - 1.0).max() < 4.5 * np.sqrt(2.0 / 1000)
