@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
-from bayesdiff.diffusion.densities import Elbo, Exact, ProbabilityFlow, Twin, best_log_density
+from bayesdiff.diffusion.densities import Elbo, Exact, ProbabilityFlow, Twin, _balanced_noise, best_log_density
 from bayesdiff.diffusion.noise import gaussian_log_density
 from bayesdiff.diffusion.samplers import reverse_sde
 from tests.diffusion_toys import (
@@ -171,7 +172,7 @@ def test_gradients_of_the_flow_are_those_of_the_closed_form(reference):
     y = observation(model)
     flow = ProbabilityFlow(
         "exact",
-        num_steps=16,
+        num_steps=40,
         reference=reference and unit_reference(reference),
         solver=diffrax.Dopri5() if reference else None,
     )
@@ -231,7 +232,7 @@ def test_bound_of_an_exact_denoiser_is_the_density_of_a_pixel_mixture(with_twin,
 def test_mixtures_are_far_from_their_twins():
     model = pixel_mixture(with_twin=True)
     y = jnp.asarray(PIXELS[0]).reshape(1, 2, 2)
-    assert abs(float(Twin(jnp.zeros(1))(model, y, 0.15, NO_CONTEXT) - model.denoiser.log_density(y, 0.15))) > 1.0
+    assert abs(float(Twin(jnp.zeros(1))(model, y, 0.15, NO_CONTEXT) - model.denoiser.log_density(y, 0.15))) > 0.5
 
 
 def mixture_observation(model) -> jax.Array:
@@ -274,6 +275,19 @@ def test_bound_with_the_twin_finds_density_and_gradients_of_a_field_mixture():
     expected = jax.grad(truth, argnums=(0, 1))(S, jnp.array(CONTEXT))
     for estimates, gradient in zip((of_level, *of_context.T), (expected[0], *expected[1]), strict=True):
         assert_unbiased(estimates, float(gradient), largest_error=max(1.0, 0.1 * abs(float(gradient))))
+
+
+def test_noise_of_the_bound_is_white_and_balanced():
+    noise = np.asarray(jax.jit(lambda key: _balanced_noise(key, 64, (1, 16, 16), jnp.float64))(jax.random.key(1)))
+    flat = noise.reshape(64, 256)
+    covariance = flat @ flat.T / 256
+    assert np.abs(covariance - np.eye(64))[~np.eye(64, dtype=bool)].std() == pytest.approx(1 / 16, rel=0.1)
+    assert np.abs(covariance - np.eye(64)).max() < 5 / 16
+    modes = np.fft.fft2(noise, norm="ortho")
+    coefficients = (modes.real - modes.imag).reshape(8, 8, 256)  # Hartley: as many real numbers as pixels
+    assert kstest(coefficients.ravel(), "norm").pvalue > 1e-3
+    # Sums of 8 squares would have variance 16; a Latin hypercube leaves little of it.
+    assert (coefficients**2).sum(axis=1).var() < 5.0
 
 
 def test_estimators_are_deterministic_and_survive_transformations():

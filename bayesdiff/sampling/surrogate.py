@@ -10,8 +10,10 @@ closed form; Delta costs hundreds of network evaluations per point, but it is sm
 4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat and the design has enough
    points in the bulk; otherwise let the draws join the design and go back to 2.
 
-Where the process is uncertain by more than a nat its density is lowered by the square of the excess, so that the
-chains stay where the design is and the design follows them. A run that is not accepted says so in its attributes.
+The chains sample the expectation of the density under the process, exp(mean + deviation^2 / 2) with the deviation
+capped, so that what is plausible but unexplored is visited and joins the design; where the deviation is extreme the
+density is lowered instead. In an accepted surrogate the deviation is small wherever there is mass, and none of this
+matters. A run that is not accepted says so in its attributes.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from bayesdiff.diffusion.densities import Elbo, LogDensity, Twin
 
 from .chains import Kernel, Prepared, explore
 from .diffusion_sites import require_noisy_sites, with_log_density
-from .gaussian_process import Fit, fit, nothing
+from .gaussian_process import Fit, Interpolant, fit, nothing
 from .nuts import NUTS, nuts_kernel
 from .programs import compile_once
 from .progress import TaskProgress
@@ -40,6 +42,8 @@ from .target import BoundModel, Data, Density, Position, Target
 MAX_DIMENSION = 8
 LOG_AMPLITUDES = (-1.5, -0.75, 0.0, 0.75, 1.5)
 _ROUND_DRAWS = 150
+# In nat: largest deviation that raises the density, and the deviation beyond which it is lowered.
+_MOST_OPTIMISTIC, _FAR = 2.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,15 @@ def _programs(functions: BoundModel, log_density: LogDensity) -> _Densities:
 
     def corrected(position: Position, data: Data) -> jax.Array:
         model_data, interpolant = data
-        mean, deviation = interpolant(ravel_pytree(position)[0])
-        return twin.log_density(position, model_data) + mean - jnp.maximum(deviation - 1.0, 0.0) ** 2
+        return twin.log_density(position, model_data) + _correction(interpolant, ravel_pytree(position)[0])
 
     return _Densities(twin.log_density, full.log_density, corrected)
+
+
+def _correction(interpolant: Interpolant, q: jax.Array) -> jax.Array:
+    """What the surrogate adds to the twin's log density at unconstrained parameters (d,)."""
+    mean, deviation = interpolant(q)
+    return mean + 0.5 * jnp.minimum(deviation, _MOST_OPTIMISTIC) ** 2 - jnp.maximum(deviation - _FAR, 0.0) ** 2
 
 
 def _functions_with(functions: BoundModel, log_density: LogDensity) -> BoundModel:
@@ -154,7 +163,7 @@ def _refine(
         draws = _sample(kernel, round_key, start, data)
         fresh = draws[rng.choice(len(draws), settings.num_test, replace=False)]
         fresh_values, fresh_heights = evaluate(fresh)
-        predicted = np.asarray(jax.vmap(current.interpolant)(jnp.asarray(fresh))[0])
+        predicted = np.asarray(jax.vmap(_correction, in_axes=(None, 0))(current.interpolant, jnp.asarray(fresh)))
         error = predicted - fresh_values
         rms = float(np.sqrt(np.mean((error - error.mean()) ** 2)))
         top = max(heights.max(), fresh_heights.max())
