@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from validation.figures import RESULTS, Figure, report, show, stored
+from validation.figures import RESULTS, Figure, markdown, report, show, stored
 
 
 def _densities() -> list[Figure]:
@@ -108,6 +108,22 @@ def figures(
         met = met and all(figure.met is not False for figure in known)
     if not met:
         raise typer.Exit(1)
+
+
+@app.command()
+def readme(
+    path: Annotated[Path, typer.Argument(help="File with two comments around the table.")] = Path("README.md"),
+    folder: Annotated[Path, typer.Option(help="Where figures are stored.")] = RESULTS,
+) -> None:
+    """Write the stored figures into the README."""
+    begin, end = "<!-- figures -->", "<!-- end of figures -->"
+    text = path.read_text()
+    if begin not in text or end not in text:
+        typer.echo(f"{path} has no {begin} ... {end}", err=True)
+        raise typer.Exit(2)
+    known = {name: figures for name in STUDIES if (figures := stored(name, folder)) is not None}
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    path.write_text(f"{head}{begin}\n{markdown(known)}\n{end}{tail}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,18 @@ def show(study: str, figures: list[Figure]) -> None:
     Console(width=140).print(table)
 
 
+def markdown(studies: dict[str, list[Figure]]) -> str:
+    """The figures of several studies as one Markdown table."""
+    rows = ["| study | figure | value | required | |", "|---|---|---|---|---|"]
+    for study, figures in studies.items():
+        for figure in figures:
+            value = figure.value if isinstance(figure.value, str) else f"{figure.value:.4g}"
+            name = figure.name.replace("|", "\\|")
+            mark = {True: "met", False: "**missed**", None: ""}[figure.met]
+            rows.append(f"| {study} | {name} | {value} | {figure.requirement} | {mark} |")
+    return "\n".join(rows)
+
+
 def stored(study: str, folder: Path = RESULTS) -> list[Figure] | None:
     """The figures of an earlier run, or None."""
     path = folder / f"{study}.json"
