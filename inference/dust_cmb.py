@@ -177,7 +177,9 @@ def _conclude(console: Any, data: Any, output: Path, bounds: dict[str, tuple[flo
     """Print the table and the verdict; returns the exit status."""
     import bayesdiff as bd
 
-    console.print(bd.reporting.rich_table(bd.reporting.summary_table(data)))
+    # As text of its own width: a table fitted to a narrow terminal loses its digits.
+    table = bd.reporting.summary_text(bd.reporting.summary_table(data))
+    console.print(table, markup=False, soft_wrap=True)
     judged = bd.reporting.verdict(data, bounds=bounds)
     console.print(
         f"{judged.sentence}\n", style={"good": "green", "caution": "yellow", "bad": "red"}[judged.level], markup=False
