@@ -65,7 +65,7 @@ class MarginalSurrogate:
     log_density: LogDensity | None = None
     num_design: int = 24
     num_test: int = 12
-    max_rounds: int = 8
+    max_rounds: int = 12
     min_bulk: int = 24
     bulk_depth: float = 5.0
     max_rms: float = 0.3
