@@ -134,7 +134,7 @@ def dust_cmb(
     try:
         import jax
 
-        from inference.study import refuse_output, run_study
+        from inference.study import RESULT, RUNNING_STORE, refuse_output, run_study
         from models.dust_cmb.model import PRIOR_BOUNDS, make_model
         from models.dust_cmb.observation import model_pixel_arcmin
 
@@ -161,14 +161,17 @@ def dust_cmb(
             seed=seed,
             pixel_arcmin=model_pixel_arcmin(dust),
             bounds=PRIOR_BOUNDS,
-            title=f"Dust and CMB: {observation.description}",
+            title=f"Dust and CMB, {observation.description}",
             output=output,
             overwrite=overwrite,
             attributes=attributes,
             progress=not quiet,
+            say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )
     except KeyboardInterrupt:
-        errors.print("Interrupted before the first draw was kept: there is nothing to report.")
+        kept = [path for path in (output / RESULT, output / RUNNING_STORE) if path.exists()]
+        what = f"the draws are in {kept[0]}" if kept else "before the first draw there is nothing to keep"
+        errors.print(f"Interrupted: {what}.", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(_conclude(console, data, output, PRIOR_BOUNDS))
 

@@ -92,19 +92,25 @@ def run_study(
     if algorithm is None:
         algorithm = bd.MarginalSurrogate()
     y = np.asarray(observation.y, dtype=np.float32)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="interrupted", category=UserWarning)
-        data = bd.sample(
-            key_sample,
-            model,
-            y,
-            algorithm=algorithm,
-            num_chains=num_chains,
-            num_samples=num_samples,
-            store=None if folder is None else folder / RUNNING_STORE,
-            progress=progress,
-            callback=callback,
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="interrupted", category=UserWarning)
+            data = bd.sample(
+                key_sample,
+                model,
+                y,
+                algorithm=algorithm,
+                num_chains=num_chains,
+                num_samples=num_samples,
+                store=None if folder is None else folder / RUNNING_STORE,
+                progress=progress,
+                callback=callback,
+            )
+    except KeyboardInterrupt:
+        # Raised only before the first draw; an empty store would be in the way of the next run.
+        if folder is not None:
+            _clear(folder)
+        raise
     data.attrs.update({"observation": observation.description, "unit": observation.unit, **dict(attributes or {})})
     if observation.truth is not None:
         data["truth"] = truth_group(observation.truth)
@@ -114,7 +120,7 @@ def run_study(
         except KeyboardInterrupt:
             data.attrs["status"] = "interrupted"
     if folder is not None:
-        say(f"writing {folder}")
+        say(f"Writing {folder}")
         save(data, folder)
         report(data, folder, observation, title, pixel_arcmin, bounds or {}, seed)
     return data
@@ -156,7 +162,10 @@ def report(
         pixel_arcmin=pixel_arcmin,
         bounds=dict(bounds),
         prior_draws={name: rng.uniform(*bound, size=4000) for name, bound in bounds.items()},
-        notes=(f"Unit of the maps, one dust standard deviation: {observation.unit}.", *observation.notes),
+        notes=(
+            *observation.notes,
+            f"One dust standard deviation (dust s.d.), the unit of the maps, is {observation.unit}.",
+        ),
     )
 
 

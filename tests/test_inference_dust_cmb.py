@@ -84,7 +84,7 @@ def test_whole_run_ends_in_a_report(finished) -> None:
     assert len(data.attrs["prior_hash"]) == 64
     page = (output / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 6
-    assert "dust standard deviation" in page
+    assert "One dust standard deviation" in page
 
 
 def test_negative_verdict_exits_with_3(
@@ -158,7 +158,9 @@ def test_interrupted_command_says_so(
     monkeypatch.setattr(bd, "sample", interrupted)
     result = run("--output", tmp_path, "--quiet")
     assert result.exit_code == 130
-    assert ("what was drawn so far is in the report" if kept else "there is nothing to report") in result.output
+    assert (
+        "what was drawn so far is in the report" if kept else "before the first draw there is nothing to keep"
+    ) in result.output
     assert (tmp_path / "report.html").exists() == kept
 
 

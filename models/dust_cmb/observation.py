@@ -22,6 +22,7 @@ from models.dust_cmb.model import PRIOR_BOUNDS
 
 FIDUCIAL = {"H0": 67.4, "omega_b": 0.0224, "sigma": 0.6}
 """Planck's cosmology, and a CMB somewhat weaker than the dust."""
+PRIOR_UNIT = "that of the maps the prior was trained on"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Observation:
     truth: dict[str, Any] | None
     description: str
     notes: tuple[str, ...] = ()
-    unit: str = "dust standard deviation"
+    unit: str = PRIOR_UNIT
 
 
 def check_dust_model(dust_model: bd.DiffusionModel) -> None:
@@ -92,7 +93,7 @@ def simulate_from_prior(
         H0,
         omega_b,
         sigma,
-        description="simulated mixture: dust from the prior, CMB and noise",
+        description="simulated mixture of dust from the prior, CMB and noise",
         notes=("The dust of this mixture is a draw of the prior; CMB and instrument noise are simulated.",),
     )
 
@@ -112,7 +113,7 @@ def mix(
     *,
     description: str = "given dust with simulated CMB and noise",
     notes: tuple[str, ...] = (),
-    unit: str = "dust standard deviation",
+    unit: str = PRIOR_UNIT,
 ) -> Observation:
     """Add a simulated CMB and instrument noise to a dust patch.
 
@@ -196,7 +197,8 @@ def observe_map(
         f"The dust is patch {patch} of {rows * columns} disjoint ones of {found.name}, averaged from {height} x "
         f"{width} pixels of {pixel_arcmin:g} arcmin to {new_height} x {new_width} of {model_pixel:g} arcmin. The mean "
         f"of that map, {patches.mean:.4g} in its own unit, was subtracted, and its standard deviation, "
-        f"{patches.sd:.4g}, is the unit here; in it this patch has mean {dust.mean():.2f} and standard deviation {dust.std():.2f}.",
+        f"{patches.sd:.4g}, is the unit here; in it this patch has mean {dust.mean():.2f} and standard deviation "
+        f"{dust.std():.2f}.",
         "CMB and instrument noise are simulated, so their truth is known. That the prior describes this dust is an "
         "assumption.",
     )
