@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,85 +10,38 @@ import typer
 
 from validation.figures import RESULTS, Figure, markdown, report, show, stored
 
-
-def _densities() -> list[Figure]:
-    from validation import densities
-
-    return densities.run()
-
-
-def _engines() -> list[Figure]:
-    from validation import engines
-
-    return engines.run()
-
-
-def _emulator() -> list[Figure]:
-    from validation import emulator
-
-    return emulator.run()
-
-
-def _prior() -> list[Figure]:
-    from validation import prior
-
-    return prior.run()
-
-
-def _estimators() -> list[Figure]:
-    from validation import estimators
-
-    return estimators.run()
-
-
-def _mixtures() -> list[Figure]:
-    from validation import mixtures
-
-    return mixtures.run()
-
-
-def _cross_check() -> list[Figure]:
-    from validation import mixtures
-
-    return mixtures.cross_check()
-
-
-def _timing() -> list[Figure]:
-    from validation import study
-
-    return study.timing()
-
-
-def _real() -> list[Figure]:
-    from validation import study
-
-    return study.real()
-
-
-STUDIES: dict[str, tuple[Callable[[], list[Figure]], str]] = {
-    "densities": (_densities, "log densities against the closed form on the analytic twin"),
-    "engines": (_engines, "every engine on the analytic twin"),
-    "emulator": (_emulator, "the CMB emulator against CAMB, the flat sky against the curved one"),
-    "prior": (_prior, "draws of the shipped prior against its training maps"),
-    "estimators": (_estimators, "estimators of the log density on the shipped prior"),
-    "timing": (_timing, "the default run from start to report"),
-    "mixtures": (_mixtures, "40 mixtures of held-out dust with known truth"),
-    "cross_check": (_cross_check, "Gibbs against the surrogate on five mixtures"),
-    "real": (_real, "four patches of real dust"),
+# Studies are imported when they are run: some need packages and data that others do not.
+STUDIES = {
+    "densities": ("densities", "run", "log densities against the closed form on the analytic twin"),
+    "engines": ("engines", "run", "every engine on the analytic twin"),
+    "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),
+    "prior": ("prior", "run", "draws of the shipped prior against its training maps"),
+    "estimators": ("estimators", "run", "estimators of the log density on the shipped prior"),
+    "timing": ("study", "timing", "the default run from start to report"),
+    "mixtures": ("mixtures", "run", "40 mixtures of held-out dust with known truth"),
+    "cross_check": ("mixtures", "cross_check", "Gibbs against the surrogate on five mixtures"),
+    "real": ("study", "real", "four patches of real dust"),
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
-def _add(name: str, run: Callable[[], list[Figure]], text: str) -> None:
+def _run(name: str) -> list[Figure]:
+    module, function, _ = STUDIES[name]
+    return getattr(import_module(f"validation.{module}"), function)()
+
+
+def _add(name: str) -> None:
+    text = STUDIES[name][2]
+
     @app.command(name, help=text[0].upper() + text[1:] + ".")
     def command() -> None:
-        if not report(name, run()):
+        if not report(name, _run(name)):
             raise typer.Exit(1)
 
 
-for _name, (_run, _text) in STUDIES.items():
-    _add(_name, _run, _text)
+for _name in STUDIES:
+    _add(_name)
 
 
 @app.command()
@@ -98,10 +51,10 @@ def figures(
 ) -> None:
     """Run every study that has not been run and print all figures."""
     met = True
-    for name, (run, _) in STUDIES.items():
+    for name in STUDIES:
         known = None if again else stored(name, folder)
         if known is None:
-            known = run()
+            known = _run(name)
             report(name, known, folder)
         else:
             show(name, known)
