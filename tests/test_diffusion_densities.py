@@ -13,6 +13,7 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.densities import Elbo, Exact, ProbabilityFlow, Twin, _balanced_noise, best_log_density
 from bayesdiff.diffusion.noise import gaussian_log_density
 from bayesdiff.diffusion.samplers import reverse_sde
+from bayesdiff.diffusion.schedules import Cosine
 from tests.diffusion_toys import (
     NO_CONTEXT,
     Opaque,
@@ -168,7 +169,8 @@ def test_bound_sees_a_denoiser_that_is_off_by_a_constant():
 
 @pytest.mark.parametrize("reference", [None, 8], ids=["twin", "unit power"])
 def test_gradients_of_the_flow_are_those_of_the_closed_form(reference):
-    model = twin_model(8)
+    # At t = 1 the flow takes the field to be the reference: with one of the wrong power, that needs a high noise level.
+    model = twin_model(8, Cosine(log_snr_max=16.0))
     y = observation(model)
     flow = ProbabilityFlow(
         "exact",
@@ -206,27 +208,27 @@ def test_fishers_identity_on_posterior_draws():
 PIXELS = [np.array([-1.5, 0.0, 0.3, 2.0]), np.array([0.9, 0.9, -1.2, -0.2])]
 
 
-@pytest.mark.parametrize("s", [0.15, 0.6, 2.0])
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-def test_flow_finds_the_density_of_a_pixel_mixture(divergence, s):
+def test_flow_finds_the_density_of_a_pixel_mixture(divergence):
     model = pixel_mixture()
     # The Jacobian of independent pixels is diagonal, so that random signs give its trace without error.
     flow = ProbabilityFlow(divergence, num_steps=64, solver=diffrax.Dopri5())
-    density = jax.jit(lambda y: flow(model, y, s, NO_CONTEXT))
-    for pixels in PIXELS:
-        y = jnp.asarray(pixels).reshape(1, 2, 2)
-        assert float(density(y)) == pytest.approx(float(model.denoiser.log_density(y, s)), abs=2e-3)
+    density = jax.jit(lambda y, s: flow(model, y, s, NO_CONTEXT))
+    for s in (0.15, 0.6, 2.0):
+        for pixels in PIXELS:
+            y = jnp.asarray(pixels).reshape(1, 2, 2)
+            assert float(density(y, s)) == pytest.approx(float(model.denoiser.log_density(y, s)), abs=2e-3)
 
 
 @pytest.mark.parametrize("with_twin", [False, True], ids=["as published", "with the twin"])
-@pytest.mark.parametrize("s", [0.15, 0.6])
-def test_bound_of_an_exact_denoiser_is_the_density_of_a_pixel_mixture(with_twin, s):
+def test_bound_of_an_exact_denoiser_is_the_density_of_a_pixel_mixture(with_twin):
     model = pixel_mixture(with_twin)
-    bound = jax.jit(jax.vmap(lambda key, y: Elbo(64, 4, key)(model, y, s, NO_CONTEXT), in_axes=(0, None)))
-    for pixels in PIXELS:
-        y = jnp.asarray(pixels).reshape(1, 2, 2)
-        values = bound(jax.random.split(jax.random.key(5), 64), y)
-        assert_unbiased(values, float(model.denoiser.log_density(y, s)), largest_error=0.05)
+    bound = jax.jit(jax.vmap(lambda key, y, s: Elbo(64, 4, key)(model, y, s, NO_CONTEXT), in_axes=(0, None, None)))
+    for s in (0.15, 0.6):
+        for pixels in PIXELS:
+            y = jnp.asarray(pixels).reshape(1, 2, 2)
+            values = bound(jax.random.split(jax.random.key(5), 64), y, s)
+            assert_unbiased(values, float(model.denoiser.log_density(y, s)), largest_error=0.05)
 
 
 def test_mixtures_are_far_from_their_twins():
@@ -244,7 +246,7 @@ def mixture_observation(model) -> jax.Array:
 def test_flow_finds_density_and_gradients_of_a_field_mixture():
     model = field_mixture(8)
     y = mixture_observation(model)
-    flow = ProbabilityFlow("exact", num_steps=24, solver=diffrax.Dopri5())
+    flow = ProbabilityFlow("exact", num_steps=96)
 
     def truth(s, context):
         return model.denoiser.log_density(y, s, model.noise_power(context))
@@ -281,7 +283,7 @@ def test_noise_of_the_bound_is_white_and_balanced():
     noise = np.asarray(jax.jit(lambda key: _balanced_noise(key, 64, (1, 16, 16), jnp.float64))(jax.random.key(1)))
     flat = noise.reshape(64, 256)
     covariance = flat @ flat.T / 256
-    assert np.abs(covariance - np.eye(64))[~np.eye(64, dtype=bool)].std() == pytest.approx(1 / 16, rel=0.1)
+    assert (covariance - np.eye(64))[~np.eye(64, dtype=bool)].std() == pytest.approx(1 / 16, rel=0.1)
     assert np.abs(covariance - np.eye(64)).max() < 5 / 16
     modes = np.fft.fft2(noise, norm="ortho")
     coefficients = (modes.real - modes.imag).reshape(8, 8, 256)  # Hartley: as many real numbers as pixels
@@ -294,11 +296,11 @@ def test_estimators_are_deterministic_and_survive_transformations():
     model = field_mixture(4)
     y, context = jnp.zeros((1, 4, 4)), jnp.array(CONTEXT)
     for make in (lambda key: Elbo(8, 2, key), lambda key: ProbabilityFlow("hutchinson", 4, 2, key)):
-        first, second, other = (make(key)(model, y, S, context) for key in (1, 1, 2))
-        assert float(first) == float(second)
-        assert float(first) != float(other)
-        rebuilt = jax.tree.map(lambda leaf: leaf, make(1))
-        assert float(jax.jit(lambda e: e(model, y, S, context))(rebuilt)) == pytest.approx(float(first), abs=1e-9)
+        evaluate = jax.jit(lambda estimator: estimator(model, y, S, context))
+        first, second, other = (float(evaluate(make(key))) for key in (1, 1, 2))
+        assert first == second
+        assert first != other
+        assert float(evaluate(jax.tree.map(lambda leaf: leaf, make(1)))) == first
 
 
 @pytest.mark.parametrize("reference", [True, False])

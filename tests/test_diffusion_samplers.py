@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,30 +54,42 @@ def assert_wiener_posterior(draws: np.ndarray, y: np.ndarray, s: float, mean: fl
         assert of_draws[inside].mean() == pytest.approx(1.0, abs=4 * error / np.sqrt(num))
 
 
+@cache
+def posterior_sampler():
+    """A jitted function (key, y, levels) -> 2,000 draws of x | y for every chain."""
+    model = twin_model(SIZE)
+
+    def draw(key, y, levels):
+        observed = jnp.broadcast_to(y, (2000, *y.shape))
+        return NoisyDiffusion(model, levels, CONTEXT).sample_latent(key, observed, num_steps=3)
+
+    return jax.jit(draw)
+
+
+def observations(levels: np.ndarray) -> np.ndarray:
+    """One draw of y per noise level, in float32, shape (levels, 1, H, W)."""
+    white = np.random.default_rng(0).normal(size=(len(levels), 1, SIZE, SIZE))
+    power = red_power(SIZE) + levels[:, None, None, None] ** 2 * noise_power()
+    return (0.3 + filtered(white, np.sqrt(power))).astype(np.float32)
+
+
+LEVELS = np.array([0.1, 0.6, 3.0])
+
+
 def test_sample_latent_draws_the_wiener_posterior_of_every_chain():
-    model, levels = twin_model(SIZE), np.array([0.1, 0.6, 3.0])
-    y = NoisyDiffusion(model, levels, CONTEXT).sample(jax.random.key(0))
-
-    @jax.jit
-    def draw(key, levels):
-        return NoisyDiffusion(model, levels, CONTEXT).sample_latent(
-            key, jnp.broadcast_to(y, (2000, *y.shape)), num_steps=6
-        )
-
-    draws = draw(jax.random.key(1), jnp.asarray(levels))
+    y = observations(LEVELS)
+    draws = posterior_sampler()(jax.random.key(1), y, LEVELS)
     assert draws.shape == (2000, 3, 1, SIZE, SIZE)
-    for chain, s in enumerate(levels):
-        assert_wiener_posterior(draws[:, chain], np.asarray(y[chain]), s, mean=0.3)
+    for chain, s in enumerate(LEVELS):
+        assert_wiener_posterior(draws[:, chain], y[chain], s, mean=0.3)
 
 
 def test_posterior_check_notices_a_wrong_noise_level():
-    model = twin_model(SIZE)
-    y = NoisyDiffusion(model, 0.6, CONTEXT).sample(jax.random.key(0))
-    draws = NoisyDiffusion(model, 0.63, CONTEXT).sample_latent(
-        jax.random.key(1), jnp.broadcast_to(y, (2000, *y.shape)), 2
-    )
-    with pytest.raises(AssertionError):
-        assert_wiener_posterior(np.asarray(draws), np.asarray(y), 0.6, mean=0.3)
+    y = observations(LEVELS)
+    draws = posterior_sampler()(jax.random.key(1), y, 1.05 * LEVELS)
+    for chain, s in enumerate(LEVELS):
+        with pytest.raises(AssertionError):
+            assert_wiener_posterior(draws[:, chain], y[chain], s, mean=0.3)
 
 
 def test_vmapped_noise_levels_give_what_single_calls_give():

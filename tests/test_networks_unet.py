@@ -44,7 +44,7 @@ def circular():
 
 
 def test_starts_at_zero():
-    output = UNet(CONFIG, nnx.Rngs(0))(fields(), LOG_SNR, CONTEXT)
+    output = nnx.jit(UNet(CONFIG, nnx.Rngs(0)))(fields(), LOG_SNR, CONTEXT)
     assert output.shape == (2, 16, 16, 3)
     np.testing.assert_array_equal(output, 0.0)
 
@@ -79,6 +79,6 @@ def test_conditioning_has_an_effect_per_field(circular):
 
 def test_reaches_across_the_field(circular):
     """Attention at the lowest resolution: a pixel far away matters."""
-    gradient = jax.grad(lambda h: circular(h, LOG_SNR, CONTEXT)[0, 0, 0, 0])(fields())
+    gradient = jax.jit(jax.grad(lambda h: circular(h, LOG_SNR, CONTEXT)[0, 0, 0, 0]))(fields())
     assert float(jnp.abs(gradient[0]).min(axis=-1).min()) > 0.0
     np.testing.assert_array_equal(gradient[1], 0.0)
