@@ -24,11 +24,14 @@ def power_law(size: int, index: float = SPECTRAL_INDEX) -> np.ndarray:
     return power / power.mean()
 
 
-def make_twin(size: int = 32) -> bd.DiffusionModel:
-    """Gaussian dust of unit variance on ``size`` x ``size`` pixels of 8 arcmin, noised by CMB and instrument noise."""
+def make_twin(size: int = 32, log_snr_max: float = 10.0) -> bd.DiffusionModel:
+    """Gaussian dust of unit variance on ``size`` x ``size`` pixels of 8 arcmin, noised by CMB and instrument noise.
+
+    The schedule runs between log-SNR ``log_snr_max`` and minus that.
+    """
     return bd.DiffusionModel(
         denoiser=bd.GaussianDenoiser(jnp.asarray(power_law(size))),
-        schedule=bd.schedules.Cosine(log_snr_max=10.0),
+        schedule=bd.schedules.Cosine(log_snr_max=log_snr_max),
         noise=bd.StationaryNoise(dust_cmb_noise_components((size, size), PIXEL_ARCMIN)),
         event_shape=(1, size, size),
         context_names=("H0", "omega_b"),

@@ -105,24 +105,32 @@ def _posterior_widths(model: bd.DiffusionModel, y: jax.Array, p: jax.Array) -> n
 
 def _gradients(model: bd.DiffusionModel, points: jax.Array, fields: jax.Array) -> list[Figure]:
     exact = jax.jit(jax.grad(_density(model, bd.Exact()), argnums=1))
+    default = jax.jit(jax.grad(_density(model, bd.ProbabilityFlow("exact", num_steps=8)), argnums=1))
     wrong = bd.GaussianDenoiser(jnp.asarray(1.5 * power_law(SIZE, -2.0)))
+    # At t = 1 the field is taken to be the reference; with one of the wrong power that is true to 1e-3 only at a noise
+    # level far above the default schedule's.
+    model_to_high_noise = make_twin(SIZE, log_snr_max=18.0)
     flow = jax.jit(
         jax.grad(
             _density(model, bd.ProbabilityFlow("exact", num_steps=6, reference=wrong, solver=diffrax.Dopri5())),
             argnums=1,
         )
     )
-    relative = []
+    relative: dict[str, float] = {"default": 0.0, "wrong reference, schedule to log-SNR -18": 0.0}
     for y, p in zip(fields[:3], points[:3], strict=True):
         truth = np.asarray(exact(y, p))
-        relative.append(np.abs(np.asarray(flow(y, p)) / truth - 1.0).max())
+        for name, gradient in zip(relative, (default, flow), strict=True):
+            relative[name] = max(relative[name], float(np.abs(np.asarray(gradient(y, p)) / truth - 1.0).max()))
     worst = 0.0
     for index in range(3):
         y, p = fields[index], points[index]
         fisher, error = _fisher(model, y, p)
         worst = max(worst, float(np.max(np.abs(fisher - np.asarray(exact(y, p))) / error)))
     return [
-        below("gradient of the flow (wrong reference): largest relative error", max(relative), 1e-3),
+        *(
+            below(f"gradient of the flow, {name}: largest relative error", value, 1e-3)
+            for name, value in relative.items()
+        ),
         below("Fisher's identity by 2,000 field draws: largest deviation in standard errors, 9 gradients", worst, 3.0),
     ]
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 RESULTS = Path("runs/validation")
@@ -62,7 +63,7 @@ def show(study: str, figures: list[Figure]) -> None:
     for figure in figures:
         value = figure.value if isinstance(figure.value, str) else f"{figure.value:.4g}"
         mark = {True: "met", False: "[bold red]missed[/]", None: ""}[figure.met]
-        table.add_row(figure.name, value, figure.requirement, mark)
+        table.add_row(escape(figure.name), escape(value), figure.requirement, mark)
     Console(width=140).print(table)
 
 
