@@ -138,7 +138,10 @@ def save(data: xr.DataTree, folder: Path) -> Path:
     """Write the whole result, then put it in the place of the draws that were kept while the chains ran."""
     partial, path, running = folder / f"{RESULT}.part", folder / RESULT, folder / RUNNING_STORE
     shutil.rmtree(partial, ignore_errors=True)
-    data.to_zarr(partial, mode="w-", consolidated=False)
+    with warnings.catch_warnings():
+        # Zarr says that consolidated metadata are not yet in its standard; without them xarray warns at every opening.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        data.to_zarr(partial, mode="w-", consolidated=True)
     partial.rename(path)
     shutil.rmtree(running, ignore_errors=True)
     return path

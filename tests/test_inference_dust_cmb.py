@@ -72,7 +72,7 @@ def test_whole_run_ends_in_a_report(finished) -> None:
     ]
     assert "omega_b" in result.output
     assert "Converged" in result.output
-    data = open_result(output / "posterior.zarr")
+    data = xr.open_datatree(output / "posterior.zarr").load()
     assert data["posterior"].sizes == {"chain": 4, "draw": 600}
     assert data["fields"]["dust"].shape == (4, 4, 1, 16, 16)
     assert set(data["fields"].data_vars) == {"dust", "cmb", "instrument_noise"}
