@@ -112,7 +112,10 @@ def _gradients(model: bd.DiffusionModel, points: jax.Array, fields: jax.Array) -
     model_to_high_noise = make_twin(SIZE, log_snr_max=18.0)
     flow = jax.jit(
         jax.grad(
-            _density(model, bd.ProbabilityFlow("exact", num_steps=6, reference=wrong, solver=diffrax.Dopri5())),
+            _density(
+                model_to_high_noise,
+                bd.ProbabilityFlow("exact", num_steps=12, reference=wrong, solver=diffrax.Dopri5()),
+            ),
             argnums=1,
         )
     )
