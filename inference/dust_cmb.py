@@ -179,6 +179,7 @@ def dust_cmb(
 def _conclude(console: Any, data: Any, output: Path, bounds: dict[str, tuple[float, float]]) -> int:
     """Print the table and the verdict; returns the exit status."""
     import bayesdiff as bd
+    from inference.study import far_from_truth
 
     # As text of its own width: a table fitted to a narrow terminal loses its digits.
     table = bd.reporting.summary_text(bd.reporting.summary_table(data))
@@ -187,6 +188,8 @@ def _conclude(console: Any, data: Any, output: Path, bounds: dict[str, tuple[flo
     console.print(
         f"{judged.sentence}\n", style={"good": "green", "caution": "yellow", "bad": "red"}[judged.level], markup=False
     )
+    for line in far_from_truth(data):
+        console.print(line, style="yellow", markup=False)
     console.print(f"Report: {output / 'report.html'}", markup=False, soft_wrap=True)
     if data.attrs["status"] == "interrupted":
         console.print("The run was interrupted; what was drawn so far is in the report and in posterior.zarr.")

@@ -166,9 +166,25 @@ def report(
         bounds=dict(bounds),
         prior_draws={name: rng.uniform(*bound, size=4000) for name, bound in bounds.items()},
         notes=(
+            *far_from_truth(data),
             *observation.notes,
             f"One dust standard deviation (dust s.d.), the unit of the maps, is {observation.unit}.",
         ),
+    )
+
+
+def far_from_truth(data: xr.DataTree, threshold: float = 3.0) -> tuple[str, ...]:
+    """A sentence where a parameter is more standard deviations than ``threshold`` from its known truth, else nothing.
+
+    Chains can converge to the posterior of a model that does not describe the data; none of their diagnostics shows it.
+    """
+    scores = bd.reporting.summary_table(data)["z"].to_dict()
+    far = ", ".join(f"{name} {z:+.1f}" for name, z in scores.items() if abs(z) > threshold)
+    if not far:
+        return ()
+    return (
+        f"Far from the truth, in posterior standard deviations: {far}. The verdict is on the chains alone; the prior "
+        "may not describe this dust.",
     )
 
 

@@ -144,6 +144,17 @@ def test_interrupted_run_keeps_and_reports_what_was_drawn(tmp_path: Path) -> Non
     assert (tmp_path / "report.html").exists()
 
 
+def test_distance_from_the_truth_is_said() -> None:
+    draws = np.random.default_rng(0).standard_normal((4, 200))
+    posterior = xr.Dataset({"sigma": (("chain", "draw"), draws), "H0": (("chain", "draw"), draws)})
+    truth = xr.Dataset({"sigma": 5.0, "H0": 1.0})
+    data = xr.DataTree.from_dict({"posterior": posterior, "truth": truth})
+    (sentence,) = study.far_from_truth(data)
+    assert "standard deviations: sigma -" in sentence
+    assert "H0" not in sentence
+    assert study.far_from_truth(data.drop_nodes("truth")) == ()
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_interrupted_command_says_so(
     finished, monkeypatch: pytest.MonkeyPatch, small_twin: None, tmp_path: Path, kept: bool
