@@ -1,8 +1,9 @@
 """Training of a Wiener-preconditioned denoiser on maps.
 
-The loss is the plain mean square in the whitened basis, E |N - V^(-1/2) F(x - D_W)|^2, whose value for the Wiener
-filter is one in every mode, at every noise level and every context. Times are stratified over the batch and uniform
-under the model's noise schedule; contexts are uniform in their box. Maps are augmented by random shifts (periodic where
+The loss is the mean square in the whitened basis, E |N - V^(-1/2) F(x - D_W)|^2, whose value for the Wiener filter is
+one in every mode, at every noise level and every context. Modes are weighted by the signal's share a of their power: at
+high noise most modes hold nothing to learn, and unweighted they would drown those that do. Times are stratified over
+the batch and uniform under the model's noise schedule; contexts are uniform in their box. Maps are augmented by random shifts (periodic where
 the map is), flips and quarter turns. Every random number of step i is derived from (seed, i), and a checkpoint holds
 all of the state, so that an interrupted training continues as if it had not been interrupted.
 
@@ -130,6 +131,7 @@ class _Example(NamedTuple):
     noise_power: jax.Array
     context: jax.Array
     target: jax.Array
+    weight: jax.Array
 
 
 def _draw_example(key, t, windows: MapWindows, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise) -> _Example:
@@ -144,7 +146,8 @@ def _draw_example(key, t, windows: MapWindows, denoiser: WienerDenoiser, schedul
     levels = denoiser.reference.levels(s, noise_power)
     spread = jnp.sqrt(s**2 * noise_power * levels.signal)
     target = filter_field(x - denoiser.reference(y, s, noise_power, context), 1.0 / spread)
-    return _Example(y, s, noise_power, context, target)
+    weight = levels.signal / jnp.mean(levels.signal)
+    return _Example(y, s, noise_power, context, target, weight)
 
 
 def _errors(denoiser: WienerDenoiser, example: _Example) -> jax.Array:
@@ -195,7 +198,8 @@ def train(
 
         def loss(params):
             errors = jax.vmap(lambda e: _errors(denoiser.with_params(params), e))(examples)
-            per_map = jnp.mean(errors**2, axis=(1, 2, 3))
+            weighted = jax.vmap(filter_field)(errors, jnp.sqrt(examples.weight))
+            per_map = jnp.mean(weighted**2, axis=(1, 2, 3))
             return jnp.mean(per_map), per_map
 
         gradient, per_map = jax.grad(loss, has_aux=True)(state.params)

@@ -62,7 +62,8 @@ def test_training_lowers_the_loss_below_the_wiener_filter(trained):
     assert after[middle].mean() < 0.9 * before[middle].mean()
     progress = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in progress] == [10, 20, 30, 40, 50, 60]
-    assert progress[-1]["loss"] < 0.95 * progress[0]["loss"]
+    # Of the bands of log-SNR, where noise and signal are comparable.
+    assert np.mean(progress[-1]["bands"][2:5]) < 0.9 * np.mean(progress[0]["bands"][2:5])
     assert len(progress[0]["bands"]) == 8
     assert len(lines) == 6
     assert "step 60/60" in lines[-1]

@@ -114,7 +114,7 @@ def _gradients(model: bd.DiffusionModel, points: jax.Array, fields: jax.Array) -
         jax.grad(
             _density(
                 model_to_high_noise,
-                bd.ProbabilityFlow("exact", num_steps=12, reference=wrong, solver=diffrax.Dopri5()),
+                bd.ProbabilityFlow("exact", num_steps=20, reference=wrong, solver=diffrax.Dopri5()),
             ),
             argnums=1,
         )

@@ -14,6 +14,7 @@ accuracy of denoiser and solver; it mixes slowly where s is much better known gi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -84,10 +85,25 @@ class GibbsDiffusion:
         return Prepared(gibbs_kernel(self, target.functions), startable)
 
 
+class _GuardedNUTS:
+    """BlackJAX's NUTS, for its warm-up too, with the metric of :func:`bayesdiff.sampling.nuts.guarded_metric`."""
+
+    init = staticmethod(blackjax.nuts.init)
+
+    @staticmethod
+    def build_kernel(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+        kernel = blackjax.nuts.build_kernel(*args, **kwargs)
+
+        def guarded(key, state, log_density, step_size, inverse_mass_matrix):
+            return kernel(key, state, log_density, step_size, guarded_metric(inverse_mass_matrix))
+
+        return guarded
+
+
 @lru_cache(maxsize=16)
 def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
     """Gibbs kernel over all chains; the same object for the same arguments."""
-    nuts = blackjax.nuts.build_kernel()
+    nuts = _GuardedNUTS.build_kernel()
     spacing = settings.num_warmup // settings.num_adaptations
 
     def log_density(position: Position, powers: Any, data: Data) -> jax.Array:
@@ -110,7 +126,7 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
 
     def adapt(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> GibbsState:
         warmup = blackjax.window_adaptation(
-            blackjax.nuts,
+            _GuardedNUTS,
             lambda q: log_density(q, powers, data),
             is_mass_matrix_diagonal=False,
             initial_step_size=0.1,
@@ -125,11 +141,10 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
             return log_density(q, powers, data)
 
         def one(current, key):
-            metric = guarded_metric(state.inverse_mass_matrix)
-            return nuts(key, current, target, step_size=state.step_size, inverse_mass_matrix=metric)
+            return nuts(key, current, target, state.step_size, state.inverse_mass_matrix)
 
         keys = jax.random.split(key, settings.num_parameter_steps)
-        last, info = jax.lax.scan(one, blackjax.nuts.init(state.position, target), keys)
+        last, info = jax.lax.scan(one, _GuardedNUTS.init(state.position, target), keys)
         statistics = {
             "acceptance_rate": jnp.mean(info.acceptance_rate),
             "diverging": jnp.any(info.is_divergent),
