@@ -20,7 +20,7 @@ import xarray as xr
 
 from bayesdiff import __version__
 
-from .chains import ChainRun, Prepared
+from .chains import ChainRun
 from .target import Target
 
 _PACKAGES = ("jax", "numpyro", "blackjax", "xarray", "numpy")
@@ -62,7 +62,7 @@ def observed_dataset(target: Target) -> xr.Dataset:
 
 
 def run_attributes(
-    key: jax.Array, algorithm: Any, prepared: Prepared, num_chains: int, num_samples: int
+    key: jax.Array, algorithm: Any, target: Target, attributes: Mapping[str, Any], num_chains: int, num_samples: int
 ) -> dict[str, Any]:
     """What it takes to redo a run, as attributes that Zarr and netCDF can hold (strings and numbers)."""
     settings = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
@@ -73,8 +73,8 @@ def run_attributes(
         "settings": json.dumps(settings, default=repr),
         "seed": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
         "versions": json.dumps(versions),
-        "model_hash": model_hash(prepared.target),
-        **prepared.attributes,
+        "model_hash": model_hash(target),
+        **attributes,
     }
 
 

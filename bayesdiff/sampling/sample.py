@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .chains import Algorithm, run_chains
+from .direct import DirectAlgorithm, run_directly
 from .nuts import NUTS
 from .progress import BlockReport
 from .target import Model, build_target
@@ -25,7 +26,7 @@ def sample(
     key: jax.Array,
     model: Model,
     *model_args: Any,
-    algorithm: Algorithm = _DEFAULT,
+    algorithm: Algorithm | DirectAlgorithm = _DEFAULT,
     num_chains: int = 4,
     num_samples: int = 1000,
     store: str | Path | None = None,
@@ -65,9 +66,11 @@ def sample(
     key_target, key_prepare, key_run = jax.random.split(key, 3)
     clock = time.perf_counter()
     target = build_target(key_target, model, model_args, model_kwargs)
+    if isinstance(algorithm, DirectAlgorithm):
+        return run_directly(key, key_run, algorithm, target, num_chains, num_samples, store, progress)
     prepared = algorithm.prepare(key_prepare, target, num_chains, progress)
     preparation_seconds = time.perf_counter() - clock
-    attributes = run_attributes(key, algorithm, prepared, num_chains, num_samples)
+    attributes = run_attributes(key, algorithm, prepared.target, prepared.attributes, num_chains, num_samples)
     sink = None if store is None else DrawStore(store, prepared.target, attributes)
     run = run_chains(
         key_run,
