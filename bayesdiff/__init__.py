@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from .distributions import DiffusionPrior, NoisyDiffusion
     from .networks.wiener import WienerDenoiser
     from .pretrained import list_pretrained, load_pretrained
-    from .sampling import HMC, NUTS, GibbsDiffusion, MarginalSurrogate, draw_fields, sample
+    from .sampling import (
+        HMC,
+        NUTS,
+        GibbsDiffusion,
+        Grid,
+        MarginalSurrogate,
+        draw_fields,
+        grid_contours,
+        sample,
+    )
 
 __version__ = "0.1.0"
 
@@ -35,6 +44,7 @@ __all__ = [
     "Exact",
     "GaussianDenoiser",
     "GibbsDiffusion",
+    "Grid",
     "MarginalSurrogate",
     "NoisyDiffusion",
     "ProbabilityFlow",
@@ -46,6 +56,7 @@ __all__ = [
     "distributions",
     "draw_fields",
     "fields",
+    "grid_contours",
     "list_pretrained",
     "load_model",
     "load_pretrained",
@@ -77,6 +88,7 @@ _MEMBERS = {
     "Exact": "bayesdiff.diffusion.densities",
     "GaussianDenoiser": "bayesdiff.diffusion.denoiser",
     "GibbsDiffusion": "bayesdiff.sampling",
+    "Grid": "bayesdiff.sampling",
     "HMC": "bayesdiff.sampling",
     "MarginalSurrogate": "bayesdiff.sampling",
     "NUTS": "bayesdiff.sampling",
@@ -86,6 +98,7 @@ _MEMBERS = {
     "WhiteNoise": "bayesdiff.diffusion.noise",
     "WienerDenoiser": "bayesdiff.networks.wiener",
     "draw_fields": "bayesdiff.sampling",
+    "grid_contours": "bayesdiff.sampling",
     "list_pretrained": "bayesdiff.pretrained",
     "load_model": "bayesdiff.diffusion.model",
     "load_pretrained": "bayesdiff.pretrained",

@@ -1,6 +1,8 @@
 """Algorithms, the chain loop and DataTree results: ``sample`` runs any NumPyro model with continuous latent sites."""
 
 from .gibbs import GibbsDiffusion
+from .grid import Grid
+from .grid_summary import grid_contours
 from .latent_fields import draw_fields
 from .nuts import HMC, NUTS
 from .sample import sample
@@ -10,7 +12,9 @@ __all__ = [
     "HMC",
     "NUTS",
     "GibbsDiffusion",
+    "Grid",
     "MarginalSurrogate",
     "draw_fields",
+    "grid_contours",
     "sample",
 ]

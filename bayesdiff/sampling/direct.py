@@ -52,7 +52,9 @@ def run_directly(
         raise ValueError(f"num_chains and num_samples must be at least 1, got {num_chains} and {num_samples}")
     clock = time.perf_counter()
     result = algorithm.run(key_run, target, num_chains, num_samples, progress)
-    attributes = run_attributes(key, algorithm, target, result.attrs, num_chains, num_samples)
+    attributes = run_attributes(
+        key, algorithm, target, {str(k): v for k, v in result.attrs.items()}, num_chains, num_samples
+    )
     result.attrs = {**attributes, "status": "complete", "sampling_seconds": time.perf_counter() - clock}
     if store is not None:
         result.to_zarr(store, mode="w-", consolidated=False)
