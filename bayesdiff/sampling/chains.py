@@ -17,10 +17,11 @@ A **kernel** is pure functions over *all* chains at once, the leading axis of ev
 * ``position(state) -> dict`` of unconstrained positions (num_chains, ...).
 
 State is a pytree of arrays and all that the next step needs, warm-up included. The key of iteration i is
-``fold_in(key, i)``, so the draws depend neither on how iterations are grouped into blocks nor on where a run was cut.
-Warm-up and sampling are one program, compiled once: it takes the number of steps as an argument, so that blocks can be
-as long as about two seconds allow, for progress and a prompt reaction to an interrupt. Kernels are compared by the
-identity of their functions; an algorithm that caches its kernel by (settings, density) runs again without compiling.
+``fold_in(key, i)``, so the draws depend neither on how iterations are grouped into blocks nor on where a run was cut:
+a sink that keeps draws and state after a block can continue from there, bit by bit. Warm-up and sampling are one
+program, compiled once, and blocks are as long as about two seconds allow, for progress and a prompt reaction to an
+interrupt. Kernels are compared by the identity of their functions; an algorithm that caches its kernel by (settings,
+density) runs again without compiling.
 """
 
 from __future__ import annotations
@@ -29,15 +30,19 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesdiff import devices
+
 from .programs import compile_once
 from .progress import BlockReport, ChainProgress
-from .start import Start, evaluate, find_start
+from .selection import ALL_DRAWS, STATISTICS, DrawGroup
+from .start import Start
+from .steps import BLOCK_LENGTH, Programs, begin_state, compile_run, run_steps
 from .target import Data, Position, Target
 
 State = Any
@@ -45,19 +50,28 @@ Info = dict[str, jax.Array]
 Draws = dict[str, np.ndarray]
 Callback = Callable[[BlockReport], None]
 
-_BLOCK_LENGTH = 50
 _FIRST_BLOCK = 10
 _BLOCK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Pure functions over all chains; the module's docstring says what each one does."""
+    """Pure functions over all chains; the module's docstring says what each one does.
+
+    Attributes:
+        init: the first state.
+        step: one iteration of every chain.
+        position: where a state is.
+        num_warmup: iterations of adaptation.
+        independent: whether the chains share nothing and take their random numbers from `chain_keys` or from a key
+            common to all, so that they may run on several devices.
+    """
 
     init: Callable[[jax.Array, Start, Data], State]
     step: Callable[[jax.Array, jax.Array, State, Data], tuple[State, Info]]
     position: Callable[[State], Position]
     num_warmup: int
+    independent: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,18 +99,50 @@ class Algorithm(Protocol):
         ...
 
 
-class Block(NamedTuple):
-    """Consecutive draws: constrained values (chain, draw, ...) and statistics (chain, draw)."""
+@runtime_checkable
+class Restorable(Protocol):
+    """An algorithm whose preparation is worth keeping: what it computed is kept in the store, and not done again."""
 
-    posterior: Draws
-    sample_stats: Draws
+    def outline(self, target: Target, num_chains: int) -> Prepared:
+        """What ``prepare`` returns, at no cost: ``density_data`` may hold any arrays of the right shapes."""
+        ...
+
+
+class Checkpoint(NamedTuple):
+    """Where a run is, and all that it takes to continue.
+
+    Attributes:
+        iteration: iterations made, warm-up included.
+        state: the kernel's state.
+        seconds: spent so far by this process: compile_seconds, warmup_seconds, sampling_seconds (the draws).
+    """
+
+    iteration: int
+    state: State
+    seconds: dict[str, float]
+
+
+class Saved(NamedTuple):
+    """A checkpoint as it was read: iterations made, and the packed state."""
+
+    iteration: int
+    state: bytes
+
+
+Block = dict[str, Draws]
+"""Consecutive kept draws by group (`DrawGroup`, and the statistics): arrays (chain, draw, ...)."""
 
 
 class DrawSink(Protocol):
     """Where blocks of draws are kept as they come, e.g. a Zarr store."""
 
-    def append(self, block: Block) -> None:
-        """Keep a block; after this call it survives the process."""
+    @property
+    def iteration(self) -> int:
+        """Iterations of the last checkpoint it was given."""
+        ...
+
+    def append(self, block: Block, checkpoint: Checkpoint) -> None:
+        """Keep a block, which is empty during the warm-up, with the state after it."""
         ...
 
 
@@ -104,25 +150,38 @@ class ChainRun(NamedTuple):
     """Result of the chain loop.
 
     Attributes:
-        posterior: constrained latent and deterministic sites, (chain, draw, ...).
-        sample_stats: statistics, (chain, draw).
+        groups: kept draws by group, (chain, draw, ...); empty if a sink has them.
         status: "complete" or "interrupted".
-        compile_seconds: time spent on compiling.
-        warmup_seconds: time of the warm-up, without compiling.
-        sampling_seconds: time of the draws, without compiling.
+        seconds: compile_seconds, warmup_seconds and sampling_seconds (the draws) of this process.
     """
 
-    posterior: Draws
-    sample_stats: Draws
+    groups: Block
     status: str
-    compile_seconds: float
-    warmup_seconds: float
-    sampling_seconds: float
+    seconds: dict[str, float]
+
+    @property
+    def posterior(self) -> Draws:
+        """Constrained latent and deterministic sites, (chain, draw, ...)."""
+        return self.groups["posterior"]
+
+    @property
+    def sample_stats(self) -> Draws:
+        """Statistics, (chain, draw)."""
+        return self.groups[STATISTICS]
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time spent on compiling."""
+        return self.seconds["compile_seconds"]
 
 
 def chain_keys(key: jax.Array, num_chains: int) -> jax.Array:
-    """One key per chain, which does not depend on how many chains there are."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_chains))
+    """One key per chain, which depends neither on how many chains there are nor on the device they run on."""
+    try:
+        first = jax.lax.axis_index(devices.AXIS) * num_chains
+    except NameError:  # not spread over devices
+        first = 0
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(num_chains))
 
 
 def run_chains(
@@ -132,7 +191,9 @@ def run_chains(
     num_samples: int,
     *,
     label: str = "chains",
+    groups: tuple[DrawGroup, ...] = ALL_DRAWS,
     sink: DrawSink | None = None,
+    saved: Saved | None = None,
     progress: bool = True,
     callback: Callback | None = None,
 ) -> ChainRun:
@@ -144,40 +205,55 @@ def run_chains(
         num_chains: number of chains.
         num_samples: draws of each chain after the warm-up.
         label: name shown in the progress bar.
+        groups: which draws are kept.
         sink: takes every block of draws as soon as it is there.
+        saved: where to continue; the other arguments must be those of the run that saved it.
         progress: whether to show bars.
         callback: called with a `BlockReport` after every block.
 
     Returns:
         The draws. A KeyboardInterrupt after the first block of draws gives those drawn so far, with status
-        "interrupted" and a warning; during the warm-up, when there is nothing to keep, it is raised.
+        "interrupted" and a warning; during the warm-up it is raised.
+
+    Raises:
+        ValueError: bad numbers, no chain can start, or what was saved is the state of another run.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     num_warmup = prepared.kernel.num_warmup
-    key_init, key_steps = jax.random.split(key)
+    iteration = 0 if saved is None else saved.iteration
     blocks: list[Block] = []
-    seconds = {"warm-up": 0.0, "sampling": 0.0}
-    status = "complete"
-    with ChainProgress(label, num_chains, progress) as bars:
+    with ChainProgress(label, num_chains, progress and devices.is_first_process()) as bars:
         bars.begin("compiling")
-        programs, state = _compile(key_init, prepared, num_chains)
+        programs, state = compile_run(key, prepared, num_chains, groups, None if saved is None else saved.state)
         bars.end("compiling")
+        seconds = {"compile_seconds": programs.seconds, "warmup_seconds": 0.0, "sampling_seconds": 0.0}
+        if sink is not None and saved is None:
+            sink.append({}, Checkpoint(0, devices.gather(state), seconds))
+        status = "complete"
         try:
-            for phase, first, total in (("warm-up", 0, num_warmup), ("sampling", num_warmup, num_samples)):
+            for phase, spent, first, total in (
+                ("warm-up", "warmup_seconds", 0, num_warmup),
+                ("sampling", "sampling_seconds", num_warmup, num_samples),
+            ):
                 bars.begin(phase, total)
-                done, divergences, length = 0, 0, min(_FIRST_BLOCK, total)
+                done = min(max(iteration - first, 0), total)
+                divergences, length = 0, min(_FIRST_BLOCK, total - done)
                 while done < total:
                     clock = time.perf_counter()
-                    state, position, info = programs.steps(key_steps, first + done, length, state)
+                    state, position, info = programs.steps(first + done, length, state)
                     stats = _chain_first(info, length)
+                    block: Block = {}
                     if phase == "sampling":
-                        blocks.append(Block(_chain_first(programs.constrain(position), length), stats))
-                        if sink is not None:
-                            sink.append(blocks[-1])
-                    elapsed = time.perf_counter() - clock
-                    seconds[phase] += elapsed
+                        block = {STATISTICS: stats, **_kept_draws(programs, groups, position, done, length)}
+                    kept_state = devices.gather(state)
+                    elapsed = devices.agree(time.perf_counter() - clock)
                     done += length
+                    seconds = {**seconds, spent: seconds[spent] + elapsed}
+                    if sink is not None:
+                        sink.append(block, Checkpoint(first + done, kept_state, seconds))
+                    elif block:
+                        blocks.append(block)
                     divergences += int(np.sum(stats.get("diverging", 0)))
                     acceptance = float(np.mean(stats.get("acceptance_rate", np.nan)))
                     report = BlockReport(phase, done, total, divergences, acceptance)
@@ -186,29 +262,27 @@ def run_chains(
                         callback(report)
                     length = min(_next_length(length, elapsed), total - done)
         except KeyboardInterrupt:
-            if not blocks:
-                raise
             status = "interrupted"
-    posterior, sample_stats = (_concatenate([block[i] for block in blocks]) for i in range(2))
-    if status == "interrupted":
-        drawn = next(iter(posterior.values())).shape[1]
-        warnings.warn(f"interrupted: kept {drawn} of {num_samples} draws of each chain", UserWarning, stacklevel=3)
-    return ChainRun(posterior, sample_stats, status, programs.seconds, seconds["warm-up"], seconds["sampling"])
+            drawn = sum(_length(block) for block in blocks) if sink is None else sink.iteration - num_warmup
+            if drawn <= 0:
+                raise
+            warnings.warn(f"interrupted: kept {drawn} of {num_samples} draws of each chain", UserWarning, stacklevel=3)
+    return ChainRun(_concatenate(blocks), status, seconds)
 
 
 def explore(key: jax.Array, kernel: Kernel, start: Start, data: Data, num_draws: int) -> Position:
     """Positions (num_draws, num_chains, ...) after the warm-up, by the same compiled programs as `run_chains`."""
     key_init, key_steps = jax.random.split(key)
-    init, _ = compile_once(_init, (kernel,), key_init, start, data)
+    init, _ = compile_once(begin_state, (kernel,), key_init, start, data)
     state = init(key_init, start, data)
     zero = jnp.int32(0)
-    steps, _ = compile_once(_steps, (kernel,), key_steps, zero, zero, state, data)
+    steps, _ = compile_once(run_steps, (kernel, None), key_steps, zero, zero, state, data)
     rows: list[Position] = []
     done, total = 0, kernel.num_warmup + num_draws
     while done < total:
         # A block does not straddle the end of the warm-up.
         end = kernel.num_warmup if done < kernel.num_warmup else total
-        length = min(_BLOCK_LENGTH, end - done)
+        length = min(BLOCK_LENGTH, end - done)
         state, position, _ = steps(key_steps, jnp.int32(done), jnp.int32(length), state, data)
         if done >= kernel.num_warmup:
             rows.append(jax.tree.map(lambda x, length=length: x[:length], position))
@@ -216,73 +290,36 @@ def explore(key: jax.Array, kernel: Kernel, start: Start, data: Data, num_draws:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
 
 
-class _Programs(NamedTuple):
-    steps: Callable[[jax.Array, int, int, State], tuple[State, Position, Info]]
-    constrain: Callable[[Position], dict[str, jax.Array]]
-    seconds: float
-
-
-def _compile(key: jax.Array, prepared: Prepared, num_chains: int) -> tuple[_Programs, State]:
-    kernel, target = prepared.kernel, prepared.target
-    key_start, key_init = jax.random.split(key)
-    if prepared.positions is None:
-        start, seconds = find_start(key_start, target, num_chains)
-    else:
-        start, seconds = evaluate(target.density, prepared.positions, target.density_data)
-    init, init_seconds = compile_once(_init, (kernel,), key_init, start, target.density_data)
-    state = init(key_init, start, target.density_data)
-    zero = jnp.int32(0)
-    steps, steps_seconds = compile_once(_steps, (kernel,), key, zero, zero, state, target.density_data)
-    position = jax.tree.map(lambda x: jnp.zeros((_BLOCK_LENGTH, *x.shape), x.dtype), kernel.position(state))
-    constrain, constrain_seconds = compile_once(_constrain, (target.functions.constrain,), position, target.data)
-    programs = _Programs(
-        lambda key, first, num, state: steps(key, jnp.int32(first), jnp.int32(num), state, target.density_data),
-        lambda position: constrain(position, target.data),
-        seconds + init_seconds + steps_seconds + constrain_seconds,
-    )
-    return programs, state
-
-
-def _init(kernel: Kernel, key: jax.Array, start: Start, data: Data) -> State:
-    # Weakly typed scalars would not fit the compiled loop once they have been through it.
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), kernel.init(key, start, data))
-
-
-def _steps(
-    kernel: Kernel, key: jax.Array, first: jax.Array, num: jax.Array, state: State, data: Data
-) -> tuple[State, Position, Info]:
-    """``num`` iterations from number ``first`` on; positions and statistics fill the first ``num`` rows."""
-    step = jax.jit(kernel.step)
-
-    def advance(row: jax.Array, carry: tuple[State, tuple[Position, Info]]) -> tuple[State, tuple[Position, Info]]:
-        state, rows = carry
-        new, info = step(jax.random.fold_in(key, first + row), first + row, state, data)
-        new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
-        rows = jax.tree.map(lambda all_rows, x: all_rows.at[row].set(x), rows, (kernel.position(new), info))
-        return new, rows
-
-    _, info = jax.eval_shape(step, jax.random.fold_in(key, first), first, state, data)
-    empty = jax.tree.map(lambda x: jnp.zeros((_BLOCK_LENGTH, *x.shape), x.dtype), (kernel.position(state), info))
-    state, (position, info) = jax.lax.fori_loop(0, num, advance, (state, empty))
-    return state, position, info
-
-
-def _constrain(
-    constrain: Callable[[Position, Data], dict[str, jax.Array]], position: Position, data: Data
-) -> dict[str, jax.Array]:
-    """Constrained sites (row, chain, ...); row by row, because a model may compute large fields from a position."""
-    return jax.lax.map(lambda row: jax.vmap(constrain, in_axes=(0, None))(row, data), position)
+def _kept_draws(
+    programs: Programs, groups: tuple[DrawGroup, ...], position: Position, first: int, length: int
+) -> Block:
+    """Constrained values of the draws from number ``first`` on that the groups keep."""
+    block: Block = {}
+    for group in groups:
+        row, num = -first % group.every, group.count(first + length) - group.count(first)
+        if num:
+            block[group.name] = _chain_first(programs.constrain[group.name](position, row, num), num)
+    return block
 
 
 def _next_length(length: int, seconds: float) -> int:
     wanted = length * _BLOCK_SECONDS / max(seconds, 1e-3)
-    return max(1, min(_BLOCK_LENGTH, int(wanted)))
+    return max(1, min(BLOCK_LENGTH, int(wanted)))
 
 
 def _chain_first(rows: Mapping[str, jax.Array], num: int) -> Draws:
-    """(row, chain, ...) on the device to the first ``num`` rows as (chain, draw, ...)."""
-    return {name: np.asarray(x)[:num].swapaxes(0, 1) for name, x in rows.items()}
+    """(row, chain, ...) on the devices to the first ``num`` rows as (chain, draw, ...)."""
+    return {name: np.asarray(x)[:num].swapaxes(0, 1) for name, x in devices.gather(dict(rows)).items()}
 
 
-def _concatenate(blocks: list[Draws]) -> Draws:
-    return {name: np.concatenate([block[name] for block in blocks], axis=1) for name in blocks[0]}
+def _length(block: Block) -> int:
+    return next(iter(block[STATISTICS].values())).shape[1]
+
+
+def _concatenate(blocks: list[Block]) -> Block:
+    """Blocks in a row; the first one has every group, because draw 0 is always kept."""
+    first = blocks[0] if blocks else {}
+    return {
+        group: {name: np.concatenate([b[group][name] for b in blocks if group in b], axis=1) for name in values}
+        for group, values in first.items()
+    }

@@ -34,7 +34,9 @@ def compile_once(
         _programs.move_to_end(signature)
         return _programs[signature], 0.0
     start = time.perf_counter()
-    program = jax.jit(partial(function, *static)).lower(*args).compile()
+    bound = partial(function, *static)
+    bound.__name__ = function.__name__  # pyright: ignore[reportAttributeAccessIssue]
+    program = jax.jit(bound).lower(*args).compile()
     _programs[signature] = program
     if len(_programs) > _MAX_PROGRAMS:
         _programs.popitem(last=False)

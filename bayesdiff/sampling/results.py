@@ -1,13 +1,11 @@
 """From draws to an ``xarray.DataTree`` in ArviZ form, with the attributes that say how to redo the run.
 
-Groups: ``posterior`` (chain, draw, ...) in constrained space, ``sample_stats`` (chain, draw), ``observed_data``.
+Groups: ``posterior`` (chain, draw, ...) in constrained space, ``sample_stats`` (chain, draw), ``observed_data``, and
+``posterior_every_<n>`` for sites of which only every n-th draw is kept.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -21,37 +19,46 @@ import xarray as xr
 from bayesdiff import __version__
 
 from .chains import ChainRun
+from .identity import describe_run
+from .selection import ALL_DRAWS, STATISTICS, DrawGroup
 from .target import Target
 
 _PACKAGES = ("jax", "numpyro", "blackjax", "xarray", "numpy")
 
 
-def to_datatree(run: ChainRun, target: Target, attributes: Mapping[str, Any]) -> xr.DataTree:
+def to_datatree(
+    run: ChainRun, target: Target, attributes: Mapping[str, Any], groups: tuple[DrawGroup, ...] = ALL_DRAWS
+) -> xr.DataTree:
     """Result of a run.
 
     Args:
         run: draws (chain, draw, ...) and statistics.
         target: names the dimensions and holds the observed values.
         attributes: root attributes, see `run_attributes`.
+        groups: which draws are kept.
     """
+    every = {group.name: group.every for group in groups}
+    tree = {name: draws_dataset(values, target.dims, 0, every.get(name, 1)) for name, values in run.groups.items()}
+    order = ("posterior", *(name for name in every if name != "posterior"), STATISTICS)
     return xr.DataTree.from_dict(
         {
             "/": xr.Dataset(attrs=dict(attributes)),
-            "posterior": draws_dataset(run.posterior, target.dims),
-            "sample_stats": draws_dataset(run.sample_stats, {}),
+            **{name: tree[name] for name in order},
             "observed_data": observed_dataset(target),
         }
     )
 
 
-def draws_dataset(draws: Mapping[str, np.ndarray], dims: Mapping[str, tuple[str, ...]], first: int = 0) -> xr.Dataset:
-    """Arrays (chain, draw, ...) as a dataset whose draws are labelled from ``first`` on."""
+def draws_dataset(
+    draws: Mapping[str, np.ndarray], dims: Mapping[str, tuple[str, ...]], first: int = 0, every: int = 1
+) -> xr.Dataset:
+    """Arrays (chain, draw, ...) as a dataset; the draws are labelled ``first``, ``first + every``, ..."""
     shapes = {name: x.shape[2:] for name, x in draws.items()}
     names = _consistent(shapes, dims)
     num_chains, num_draws = next(iter(draws.values())).shape[:2]
     return xr.Dataset(
         {name: (("chain", "draw", *names[name]), x) for name, x in draws.items()},
-        coords={"chain": np.arange(num_chains), "draw": np.arange(first, first + num_draws)},
+        coords={"chain": np.arange(num_chains), "draw": np.arange(first, first + every * num_draws, every)},
     )
 
 
@@ -62,44 +69,21 @@ def observed_dataset(target: Target) -> xr.Dataset:
 
 
 def run_attributes(
-    key: jax.Array, algorithm: Any, target: Target, attributes: Mapping[str, Any], num_chains: int, num_samples: int
+    key: jax.Array,
+    algorithm: Any,
+    target: Target,
+    attributes: Mapping[str, Any],
+    num_chains: int,
+    num_samples: int,
+    groups: tuple[DrawGroup, ...] = (),
 ) -> dict[str, Any]:
     """What it takes to redo a run, as attributes that Zarr and netCDF can hold (strings and numbers)."""
-    settings = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
     versions = {"bayesdiff": __version__, "python": sys.version.split()[0], **{p: version(p) for p in _PACKAGES}}
-    settings |= {"num_chains": num_chains, "num_samples": num_samples}
     return {
-        "algorithm": type(algorithm).__name__,
-        "settings": json.dumps(settings, default=repr),
-        "seed": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
+        **describe_run(key, algorithm, target, num_chains, num_samples, groups),
         "versions": json.dumps(versions),
-        "model_hash": model_hash(target),
         **attributes,
     }
-
-
-def timing_attributes(run: ChainRun, preparation_seconds: float) -> dict[str, Any]:
-    """Status of a run and where its time went: ``sampling_seconds`` are the draws after the warm-up."""
-    return {
-        "status": run.status,
-        "preparation_seconds": preparation_seconds,
-        "compile_seconds": run.compile_seconds,
-        "warmup_seconds": run.warmup_seconds,
-        "sampling_seconds": run.sampling_seconds,
-    }
-
-
-def model_hash(target: Target) -> str:
-    """SHA-256 of the model's source, its sites and the observed values."""
-    digest = hashlib.sha256()
-    try:
-        digest.update(inspect.getsource(inspect.unwrap(target.functions.model)).encode())
-    except (OSError, TypeError):
-        digest.update(repr(type(target.functions.model)).encode())
-    digest.update(target.description.encode())
-    for name, value in target.observed.items():
-        digest.update(name.encode() + str((value.dtype, value.shape)).encode() + np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
 
 
 def _consistent(

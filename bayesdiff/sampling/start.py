@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -45,6 +46,16 @@ def find_start(key: jax.Array, target: Target, num_chains: int) -> tuple[Start, 
             return start, seconds
     assert start is not None
     raise ValueError(_explain(target, start))
+
+
+def shape_of_start(target: Target, num_chains: int) -> Start:
+    """Shapes and dtypes of a starting point; nothing is computed."""
+    position = {
+        name: jax.ShapeDtypeStruct((num_chains, *shape), jnp.result_type(float))
+        for name, shape in target.latent_shapes.items()
+    }
+    values = jax.eval_shape(partial(_value_and_grad, target.density), position, target.density_data)
+    return Start(position, *values)  # pyright: ignore[reportArgumentType]
 
 
 def evaluate(density: Density, position: Position, data: Data) -> tuple[Start, float]:

@@ -99,6 +99,14 @@ class MarginalSurrogate:
         corrected = target.with_density(programs.corrected, data)
         return Prepared(nuts_kernel(self.nuts, programs.corrected), corrected, attributes, positions)
 
+    def outline(self, target: Target, num_chains: int) -> Prepared:
+        """What `prepare` returns, with an empty surrogate: a run that continues puts the one it kept in its place."""
+        del num_chains
+        programs = _programs(target.functions, self.log_density or _default_log_density())
+        size = sum(int(np.prod(shape)) for shape in target.latent_shapes.values())
+        data = (target.data, nothing(size, self.num_design + self.num_test * self.max_rounds))
+        return Prepared(nuts_kernel(self.nuts, programs.corrected), target.with_density(programs.corrected, data))
+
 
 class _Densities(NamedTuple):
     """Log joint densities of (position, data): reference, full, and corrected (data with the fit)."""
