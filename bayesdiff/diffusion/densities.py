@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser, scaled_score
-from bayesdiff.diffusion.flow import integrate, reference_of, velocity
+from bayesdiff.diffusion.flow import integrate, reference_of, velocity, with_divergence
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.noise import colour
 from bayesdiff.diffusion.sums import accurate_sum
@@ -155,10 +155,13 @@ class ProbabilityFlow:
 
         def rates(tau, state):
             u, _ = state
-            return self._with_divergence(lambda v: field(tau, v), u)
+            return with_divergence(lambda v: field(tau, v), u, probes)
 
         num = 1 if self.divergence == "exact" else self.num_probes
         u = reference.whiten(y, s, noise_power)
+        probes = None
+        if self.divergence == "hutchinson":
+            probes = jax.random.rademacher(self.key, (num, *u.shape), dtype=u.dtype)
         end = jnp.log(jnp.asarray(model.noise_levels()[1], dtype=u.dtype))
         start = jnp.log(jnp.asarray(s, dtype=u.dtype))
         final, divergences = integrate(rates, (u, jnp.zeros(num, u.dtype)), start, end, self.num_steps, self.solver)
@@ -167,14 +170,6 @@ class ProbabilityFlow:
         value = log_base + jnp.mean(divergences)
         error = jnp.std(divergences, ddof=1) / jnp.sqrt(num) if num > 1 else jnp.zeros(())
         return Estimate(value, error)
-
-    def _with_divergence(self, function, u):
-        if self.divergence == "exact":
-            jacobian = jax.jacfwd(function)(u).reshape(u.size, u.size)
-            return function(u), jnp.trace(jacobian)[None]
-        probes = jax.random.rademacher(self.key, (self.num_probes, *u.shape), dtype=u.dtype)
-        value, push = jax.linearize(function, u)
-        return value, jax.vmap(lambda probe: jnp.sum(probe * push(probe)))(probes)
 
 
 class Elbo:

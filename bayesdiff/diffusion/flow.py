@@ -8,9 +8,18 @@ has power G = P + s^2 S at noise level s, it becomes
 D_W the Wiener filter of the reference. All that is stiff, the growth of y and the coloured noise of any condition
 number, is gone; the flow of the twin is at rest, and that of a learned prior is slow and bounded by the network. Any
 Gaussian may serve as the reference: it only chooses coordinates.
+
+Two integrators serve two purposes. :func:`integrate` adapts to any solver and start and is what densities use.
+:func:`push` is the map from unit normal values to fields, in a few Heun steps from the highest noise level to the
+lowest: one fixed program, differentiable in both modes, whose reverse pass keeps only the field between steps and
+computes each step again. :func:`pull` inverts exactly this map, step by step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import diffrax
 import jax
@@ -19,6 +28,12 @@ import jax.numpy as jnp
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
+from bayesdiff.diffusion.sums import accurate_sum
+
+# Schedules that reach noise level 0 are followed to where nothing of the noise is left in float32.
+LOWEST_NOISE_LEVEL = 1e-4
+
+Field = Callable[[jax.Array, Any], Any]
 
 
 def reference_of(model: DiffusionModel, reference: GaussianDenoiser | None) -> GaussianDenoiser:
@@ -63,3 +78,128 @@ def integrate(vector_field, initial, start: jax.Array, end: jax.Array, num_steps
         max_steps=num_steps + 1,
     )
     return jax.tree.map(lambda leaf: leaf[0], solution.ys)
+
+
+def push(
+    model: DiffusionModel,
+    u: jax.Array,
+    context: jax.Array,
+    num_steps: int,
+    reference: GaussianDenoiser | None = None,
+) -> jax.Array:
+    """Carry unit normal values to a field along the probability flow.
+
+    Args:
+        model: the diffusion.
+        u: unit normal values, (C, H, W): the whitened field at the highest noise level.
+        context: conditioning scalars, (num_context,).
+        num_steps: Heun steps, equal in log s, two evaluations of the denoiser each.
+        reference: Gaussian whose whitened field the flow is integrated in; the model's twin by default.
+
+    Returns:
+        The field x, (C, H, W). For the twin mu + P^(1/2) u, without integration.
+    """
+    reference, field, levels = _discretise(model, u, context, num_steps, reference)
+    if field is not None:
+        u, _ = jax.lax.scan(_checkpointed(lambda u, ends: (_heun(field, u, ends), None)), u, levels)
+    return reference.unwhiten(u, jnp.zeros((), u.dtype), model.noise_power(context))
+
+
+def pull(
+    model: DiffusionModel,
+    x: jax.Array,
+    context: jax.Array,
+    num_steps: int,
+    num_iterations: int,
+    reference: GaussianDenoiser | None = None,
+) -> jax.Array:
+    """The unit normal values that :func:`push` carries to ``x``.
+
+    Each Heun step u' = u + h F(u) is inverted by the iteration u <- u' - h F(u) from the step taken backwards, which
+    converges where h times the Lipschitz constant of F is below 1: raise ``num_steps`` where it does not.
+    """
+    reference, field, levels = _discretise(model, x, context, num_steps, reference)
+    u = reference.whiten(x, jnp.zeros((), x.dtype), model.noise_power(context))
+    if field is None:
+        return u
+
+    def undo(after: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        start, end = ends
+        guess = _heun(field, after, (end, start))
+        improve = lambda u, _: (u + (after - _heun(field, u, ends)), None)  # noqa: E731
+        return jax.lax.scan(_checkpointed(improve), guess, length=num_iterations)[0], None
+
+    return jax.lax.scan(_checkpointed(undo), u, levels, reverse=True)[0]
+
+
+def log_determinant(
+    model: DiffusionModel,
+    u: jax.Array,
+    context: jax.Array,
+    num_steps: int,
+    probes: jax.Array | None,
+    reference: GaussianDenoiser | None = None,
+) -> jax.Array:
+    """Log |det dx/du| of :func:`push`: a constant plus the divergence along the flow, by the same Heun steps.
+
+    Args:
+        model: the diffusion.
+        u: unit normal values, (C, H, W).
+        context: conditioning scalars, (num_context,).
+        num_steps: as for :func:`push`.
+        probes: random signs (num_probes, C, H, W) of Hutchinson's estimator, or None for the exact divergence.
+        reference: as for :func:`push`.
+
+    Returns:
+        A scalar: exact for the twin; else to second order in the step and to the error of the probes.
+    """
+    reference, field, levels = _discretise(model, u, context, num_steps, reference)
+    total = jnp.broadcast_to(reference.levels(jnp.zeros((), u.dtype), model.noise_power(context)).total, u.shape)
+    constant = 0.5 * accurate_sum(jnp.log(total))
+    if field is None:
+        return constant
+
+    def rates(tau: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        rate, divergences = with_divergence(partial(field, tau), state[0], probes)
+        return rate, jnp.mean(divergences)
+
+    start = (u, jnp.zeros((), u.dtype))
+    (_, divergence), _ = jax.lax.scan(_checkpointed(lambda z, ends: (_heun(rates, z, ends), None)), start, levels)
+    return constant + divergence
+
+
+def with_divergence(
+    function: Callable[[jax.Array], jax.Array], u: jax.Array, probes: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """``function(u)`` and its divergence: one estimate per probe, or the exact one, shape (1,), without probes."""
+    if probes is None:
+        jacobian = jax.jacfwd(function)(u).reshape(u.size, u.size)
+        return function(u), jnp.trace(jacobian)[None]
+    value, derivative = jax.linearize(function, u)
+    return value, jax.vmap(lambda probe: jnp.sum(probe * derivative(probe)))(probes)
+
+
+def _discretise(
+    model: DiffusionModel, like: jax.Array, context: jax.Array, num_steps: int, reference: GaussianDenoiser | None
+) -> tuple[GaussianDenoiser, Field | None, tuple[jax.Array, jax.Array]]:
+    """Reference, vector field (None where it is at rest) and the ends (num_steps,) of the steps in log s."""
+    reference = reference_of(model, reference)
+    lowest, highest = model.noise_levels()
+    levels = jnp.linspace(jnp.log(highest), jnp.log(max(lowest, LOWEST_NOISE_LEVEL)), num_steps + 1, dtype=like.dtype)
+    at_rest = isinstance(model.denoiser, GaussianDenoiser) and reference is model.denoiser
+    field = None if at_rest else velocity(model, reference, model.noise_power(context), context)
+    return reference, field, (levels[:-1], levels[1:])
+
+
+def _heun(field: Field, state: Any, ends: tuple[jax.Array, jax.Array]) -> Any:
+    """One step of Heun's method from tau = ends[0] to ends[1]; the state is an array or a tuple of arrays."""
+    start, end = ends
+    move = lambda state, rate, h: jax.tree.map(lambda x, v: (x + h * v).astype(x.dtype), state, rate)  # noqa: E731
+    first = field(start, state)
+    second = field(end, move(state, first, end - start))
+    return move(state, jax.tree.map(jnp.add, first, second), 0.5 * (end - start))
+
+
+def _checkpointed(body: Callable[..., Any]) -> Callable[..., Any]:
+    # Inside a scan the program cannot be merged with its repetition, so nothing need prevent that.
+    return jax.checkpoint(body, prevent_cse=False)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
-from bayesdiff.diffusion.flow import integrate, reference_of, velocity
+from bayesdiff.diffusion.flow import LOWEST_NOISE_LEVEL, integrate, push, reference_of, velocity
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
 
@@ -86,23 +86,15 @@ def probability_flow(
     reference = reference_of(model, None)
     noise_power = model.noise_power(context)
     lowest = model.noise_levels()[0]
-    stop = jnp.maximum(lowest if end is None else end, 1e-4)
+    stop = jnp.maximum(lowest if end is None else end, LOWEST_NOISE_LEVEL)
     u = reference.whiten(y, s, noise_power)
     u = integrate(velocity(model, reference, noise_power, context), u, jnp.log(s), jnp.log(stop), num_steps)
     return reference.unwhiten(u, jnp.asarray(0.0) if end is None else stop, noise_power)
 
 
-def prior_start(key: jax.Array, model: DiffusionModel, context: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A draw (y, s) at t = 1, where the field is the reference Gaussian in noise."""
-    s = jnp.asarray(model.noise_levels()[1])
-    u = jax.random.normal(key, model.event_shape)
-    return reference_of(model, None).unwhiten(u, s, model.noise_power(context)), s
-
-
 def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_steps: int = 24) -> jax.Array:
     """Draw x from the prior by the probability flow from t = 1, (C, H, W)."""
-    y, s = prior_start(key, model, context)
-    return probability_flow(model, y, s, context, num_steps)
+    return push(model, jax.random.normal(key, model.event_shape), context, num_steps)
 
 
 def _posterior_variance(model: DiffusionModel, s: jax.Array, noise_power: jax.Array) -> jax.Array:

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from bayesdiff.diffusion.model import DiffusionModel
 
 
 def over_batch(function: Callable, batch_shape: tuple[int, ...], arguments: list[tuple[jax.Array, int]]) -> jax.Array:
@@ -31,3 +34,11 @@ def key_argument(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, int
     """One random key per element of a batch, for :func:`over_batch` (raw keys have an axis of their own)."""
     keys = jax.random.split(key, shape) if shape else key
     return keys, 0 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 1
+
+
+def inside_or_centre(model: DiffusionModel, context: jax.Array, inside: jax.Array) -> jax.Array:
+    """The context where it is inside the trained range, else the centre of that range, where gradients are finite."""
+    if model.context_bounds is None or not model.context_names:
+        return context
+    centre = jnp.asarray(np.mean(model.context_bounds, axis=1), dtype=context.dtype)
+    return jnp.where(inside[..., None], context, centre)

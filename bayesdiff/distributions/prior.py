@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import Distribution, Normal, TransformedDistribution, constraints
 from numpyro.util import is_prng_key
 
 from bayesdiff.diffusion.densities import Exact, LogDensity, best_log_density
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.refusals import refuse_shape
 from bayesdiff.diffusion.samplers import draw_prior
-from bayesdiff.distributions.batching import key_argument, over_batch
+from bayesdiff.diffusion.score_density import ScoreGradient
+from bayesdiff.distributions.batching import inside_or_centre, key_argument, over_batch
+from bayesdiff.distributions.flow import FlowTransform
 
 SMALLEST_NOISE_LEVEL = 1e-3
 
@@ -67,11 +71,11 @@ class DiffusionPrior(Distribution):
         """
         refuse_shape("a value", value, self.event_shape)
         value = jnp.asarray(value, jnp.result_type(value, float))
-        lowest = 0.0 if isinstance(self.log_density, Exact) else max(self.model.noise_levels()[0], SMALLEST_NOISE_LEVEL)
+        s: Any = self._noise_level()
         inside = self.model.context_inside(self.context)
         context = inside_or_centre(self.model, self.context, inside)
         batch = jnp.broadcast_shapes(value.shape[:-3], self.batch_shape)
-        evaluate = lambda x, context: self.log_density(self.model, x, jnp.asarray(lowest), context)  # noqa: E731
+        evaluate = lambda x, context: self.log_density(self.model, x, s, context)  # noqa: E731
         density = over_batch(evaluate, batch, [(value, 3), (context, 1)])
         return jnp.where(inside, density, -jnp.inf)
 
@@ -79,10 +83,20 @@ class DiffusionPrior(Distribution):
         """grad_z log p_t(z) at z = x, fields (..., C, H, W), for one time t and an unbatched context."""
         return self.model.score(x, t, self.context)
 
+    def as_transformed(self, num_steps: int = 12, **settings: Any) -> TransformedDistribution:
+        """The prior as unit normal values under a :class:`bayesdiff.FlowTransform`, for NumPyro's ``TransformReparam``.
 
-def inside_or_centre(model: DiffusionModel, context: jax.Array, inside: jax.Array) -> jax.Array:
-    """The context where it is inside the trained range, else the centre of that range, where gradients are finite."""
-    if model.context_bounds is None or not model.context_names:
-        return context
-    centre = jnp.asarray(np.mean(model.context_bounds, axis=1), dtype=context.dtype)
-    return jnp.where(inside[..., None], context, centre)
+        Args:
+            num_steps: steps of the flow, which fix its cost and accuracy.
+            **settings: of the :class:`bayesdiff.FlowTransform`.
+        """
+        base: Any = Normal(0.0, 1.0).expand(list(self.event_shape)).to_event(3)
+        return TransformedDistribution(base, FlowTransform(self.model, self.context, num_steps, **settings))
+
+    def _noise_level(self) -> np.ndarray:
+        """Noise level at which the density of the field is taken, a known number also under ``jit``."""
+        if isinstance(self.log_density, Exact):
+            return np.asarray(0.0)
+        if isinstance(self.log_density, ScoreGradient):
+            return np.asarray(self.log_density.noise_level)
+        return np.asarray(max(self.model.noise_levels()[0], SMALLEST_NOISE_LEVEL))

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import blackjax
 import jax
@@ -31,6 +31,25 @@ _MIN_WARMUP = 20
 _INITIAL_STEP_SIZE = 1.0
 _MAX_DENSE = 500
 _NO_CHAIN = 2**31
+
+
+class Adaptation(Protocol):
+    """The settings that the window adaptation needs."""
+
+    @property
+    def num_warmup(self) -> int:
+        """Iterations of adaptation."""
+        ...
+
+    @property
+    def target_acceptance(self) -> float:
+        """Acceptance rate that the step size is adapted to."""
+        ...
+
+    @property
+    def dense_mass(self) -> bool:
+        """Whether the inverse mass matrix is dense."""
+        ...
 
 
 class ChainState(NamedTuple):
@@ -57,7 +76,7 @@ class NUTS:
     dense_mass: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.num_warmup, self.target_acceptance)
+        check_adaptation(self.num_warmup, self.target_acceptance)
         if self.max_tree_depth < 1:
             raise ValueError(f"max_tree_depth must be at least 1, got {self.max_tree_depth}")
 
@@ -88,7 +107,7 @@ class HMC:
     dense_mass: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.num_warmup, self.target_acceptance)
+        check_adaptation(self.num_warmup, self.target_acceptance)
         if self.num_integration_steps < 1:
             raise ValueError(f"num_integration_steps must be at least 1, got {self.num_integration_steps}")
 
@@ -102,16 +121,17 @@ class HMC:
 @lru_cache(maxsize=16)
 def nuts_kernel(settings: NUTS, density: Density) -> Kernel:
     """NUTS kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
-    transition = partial(blackjax.nuts.build_kernel(), max_num_doublings=settings.max_tree_depth)
+    transition = _euclidean(partial(blackjax.nuts.build_kernel(), max_num_doublings=settings.max_tree_depth))
 
     def vary(key: jax.Array) -> dict[str, Any]:
         del key
         return {}
 
     def describe(info: Any) -> Info:
-        return {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
+        steps = {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
+        return {"energy": info.energy, **steps}
 
-    return _adaptive_kernel(density, transition, vary, describe, settings)
+    return adaptive_kernel(density, transition, vary, describe, settings)
 
 
 @lru_cache(maxsize=16)
@@ -122,9 +142,9 @@ def hmc_kernel(settings: HMC, density: Density) -> Kernel:
         return {"num_integration_steps": jax.random.randint(key, (), 1, settings.num_integration_steps + 1)}
 
     def describe(info: Any) -> Info:
-        return {"n_steps": jnp.int32(info.num_integration_steps)}
+        return {"energy": info.energy, "n_steps": jnp.int32(info.num_integration_steps)}
 
-    return _adaptive_kernel(density, blackjax.hmc.build_kernel(), vary, describe, settings)
+    return adaptive_kernel(density, _euclidean(blackjax.hmc.build_kernel()), vary, describe, settings)
 
 
 def guarded_metric(inverse_mass_matrix: jax.Array) -> Metric:
@@ -142,13 +162,32 @@ def guarded_metric(inverse_mass_matrix: jax.Array) -> Metric:
     return metric._replace(kinetic_energy=kinetic_energy)
 
 
-def _adaptive_kernel(
+def _euclidean(transition: Callable[..., Any]) -> Callable[..., Any]:
+    """A BlackJAX transition that takes the inverse mass matrix as an array and meets it with `guarded_metric`."""
+
+    def move(*args: Any, inverse_mass_matrix: jax.Array, **kwargs: Any) -> Any:
+        return transition(*args, inverse_mass_matrix=guarded_metric(inverse_mass_matrix), **kwargs)
+
+    return move
+
+
+def adaptive_kernel(
     density: Density,
     transition: Callable[..., Any],
     vary: Callable[[jax.Array], dict[str, Any]],
     describe: Callable[[Any], Info],
-    settings: NUTS | HMC,
+    settings: Adaptation,
 ) -> Kernel:
+    """All chains of a Metropolis-adjusted transition under Stan's window adaptation.
+
+    Args:
+        density: log density ``(position, data)``.
+        transition: ``(key, HMCState, log_density, step_size=, inverse_mass_matrix=, **varied) -> (HMCState, info)`` of
+            one chain; ``info`` has ``acceptance_rate`` and ``is_divergent``.
+        vary: from the key of an iteration, what all chains share in it.
+        describe: statistics of one chain from its ``info``, beyond those of every such kernel.
+        settings: of the adaptation.
+    """
     with warnings.catch_warnings():
         # BlackJAX 1.7 deprecates `base` for its run-in-one-call warm-ups, which cannot be stopped and restarted.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -186,7 +225,7 @@ def _adaptive_kernel(
                 state.current,
                 log_density,
                 step_size=tuning.step_size,
-                inverse_mass_matrix=guarded_metric(tuning.inverse_mass_matrix),
+                inverse_mass_matrix=tuning.inverse_mass_matrix,
                 **varied,
             )
 
@@ -195,7 +234,6 @@ def _adaptive_kernel(
         info_of_step = {
             "acceptance_rate": info.acceptance_rate,
             "diverging": info.is_divergent,
-            "energy": info.energy,
             "step_size": state.adaptation.step_size,
             "lp": current.logdensity,
             **jax.vmap(describe)(info),
@@ -213,7 +251,8 @@ def _adaptive_kernel(
     return Kernel(init, step, lambda state: state.current.position, num_warmup)
 
 
-def _check(num_warmup: int, target_acceptance: float) -> None:
+def check_adaptation(num_warmup: int, target_acceptance: float) -> None:
+    """Raise ValueError for settings with which the window adaptation cannot work."""
     if num_warmup < _MIN_WARMUP:
         raise ValueError(f"num_warmup must be at least {_MIN_WARMUP} to adapt the mass matrix, got {num_warmup}")
     if not 0.0 < target_acceptance < 1.0:
