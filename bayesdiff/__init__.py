@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .diffusion.densities import Elbo, Exact, ProbabilityFlow
     from .diffusion.model import DiffusionModel, load_model
     from .diffusion.noise import StationaryNoise, WhiteNoise
-    from .distributions import DiffusionPrior, NoisyDiffusion
+    from .diffusion.score_density import ScoreGradient
+    from .distributions import DiffusionPrior, FlowTransform, NoisyDiffusion, noncentred
     from .networks.wiener import WienerDenoiser
     from .pretrained import list_pretrained, load_pretrained
     from .sampling import (
         HMC,
         NUTS,
+        AdjustedMCLMC,
         GibbsDiffusion,
         Grid,
         MarginalSurrogate,
@@ -38,16 +40,19 @@ __version__ = "0.1.0"
 __all__ = [
     "HMC",
     "NUTS",
+    "AdjustedMCLMC",
     "DiffusionModel",
     "DiffusionPrior",
     "Elbo",
     "Exact",
+    "FlowTransform",
     "GaussianDenoiser",
     "GibbsDiffusion",
     "Grid",
     "MarginalSurrogate",
     "NoisyDiffusion",
     "ProbabilityFlow",
+    "ScoreGradient",
     "StationaryNoise",
     "WhiteNoise",
     "WienerDenoiser",
@@ -61,6 +66,7 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "networks",
+    "noncentred",
     "pretrained",
     "reporting",
     "sample",
@@ -82,10 +88,12 @@ _MODULES = {
     "training": "bayesdiff.training",
 }
 _MEMBERS = {
+    "AdjustedMCLMC": "bayesdiff.sampling",
     "DiffusionModel": "bayesdiff.diffusion.model",
     "DiffusionPrior": "bayesdiff.distributions",
     "Elbo": "bayesdiff.diffusion.densities",
     "Exact": "bayesdiff.diffusion.densities",
+    "FlowTransform": "bayesdiff.distributions",
     "GaussianDenoiser": "bayesdiff.diffusion.denoiser",
     "GibbsDiffusion": "bayesdiff.sampling",
     "Grid": "bayesdiff.sampling",
@@ -94,6 +102,7 @@ _MEMBERS = {
     "NUTS": "bayesdiff.sampling",
     "NoisyDiffusion": "bayesdiff.distributions",
     "ProbabilityFlow": "bayesdiff.diffusion.densities",
+    "ScoreGradient": "bayesdiff.diffusion.score_density",
     "StationaryNoise": "bayesdiff.diffusion.noise",
     "WhiteNoise": "bayesdiff.diffusion.noise",
     "WienerDenoiser": "bayesdiff.networks.wiener",
@@ -102,6 +111,7 @@ _MEMBERS = {
     "list_pretrained": "bayesdiff.pretrained",
     "load_model": "bayesdiff.diffusion.model",
     "load_pretrained": "bayesdiff.pretrained",
+    "noncentred": "bayesdiff.distributions",
     "sample": "bayesdiff.sampling",
 }
 

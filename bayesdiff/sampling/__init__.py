@@ -4,6 +4,7 @@ from .gibbs import GibbsDiffusion
 from .grid import Grid
 from .grid_summary import grid_contours
 from .latent_fields import draw_fields
+from .microcanonical import AdjustedMCLMC
 from .nuts import HMC, NUTS
 from .sample import sample
 from .surrogate import MarginalSurrogate
@@ -11,6 +12,7 @@ from .surrogate import MarginalSurrogate
 __all__ = [
     "HMC",
     "NUTS",
+    "AdjustedMCLMC",
     "GibbsDiffusion",
     "Grid",
     "MarginalSurrogate",
