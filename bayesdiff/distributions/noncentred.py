@@ -9,7 +9,7 @@ flow and its reverse. The change is NumPyro's own ``TransformReparam``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial
 from typing import Any
 
 import numpyro.distributions as dist
@@ -31,6 +31,10 @@ class FlowReparam(Reparam):
 
     def __init__(self, num_steps: int = 12, **settings: Any):
         self.num_steps, self.settings = num_steps, settings
+
+    def fingerprint(self) -> str:
+        """The settings as a string, by which a stored run knows its model again."""
+        return repr({"num_steps": self.num_steps, **self.settings})
 
     def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, Any]:
         """Sample the unit normal values and carry them to the field."""
@@ -57,28 +61,28 @@ def noncentred(
     Raises:
         ValueError: when the model is run and has no such site; the message names those it has.
     """
-    reparam = FlowReparam(num_steps, **settings)
+    return partial(_noncentred, model, None if sites is None else tuple(sites), FlowReparam(num_steps, **settings))
 
-    @wraps(model)
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        found: list[str] = []
 
-        def config(site: Any) -> FlowReparam | None:
-            if site["is_observed"] or not isinstance(_innermost(site["fn"]), DiffusionPrior):
-                return None
-            found.append(site["name"])
-            return reparam if sites is None or site["name"] in sites else None
+def _noncentred(
+    model: Callable[..., Any], sites: tuple[str, ...] | None, reparam: FlowReparam, *args: Any, **kwargs: Any
+) -> Any:
+    found: list[str] = []
 
-        result = handlers.reparam(model, config=config)(*args, **kwargs)
-        missing = [name for name in sites or () if name not in found]
-        if missing or not found:
-            raise ValueError(
-                f"noncentred needs latent DiffusionPrior sites{f' {missing}' if missing else ''}; the model has "
-                f"{', '.join(found) or 'none'}"
-            )
-        return result
+    def config(site: Any) -> FlowReparam | None:
+        if site["is_observed"] or not isinstance(_innermost(site["fn"]), DiffusionPrior):
+            return None
+        found.append(site["name"])
+        return reparam if sites is None or site["name"] in sites else None
 
-    return changed
+    result = handlers.reparam(model, config=config)(*args, **kwargs)
+    missing = [name for name in sites or () if name not in found]
+    if missing or not found:
+        raise ValueError(
+            f"noncentred needs latent DiffusionPrior sites{f' {missing}' if missing else ''}; the model has "
+            f"{', '.join(found) or 'none'}"
+        )
+    return result
 
 
 def _innermost(distribution: Any) -> Any:

@@ -248,7 +248,7 @@ def adaptive_kernel(
         adaptation = jax.lax.cond(index < num_warmup, adapted, lambda: state.adaptation)
         return ChainState(current, adaptation), info_of_step
 
-    return Kernel(init, step, lambda state: state.current.position, num_warmup)
+    return Kernel(init, step, lambda state: state.current.position, num_warmup, independent=True)
 
 
 def check_adaptation(num_warmup: int, target_acceptance: float) -> None:

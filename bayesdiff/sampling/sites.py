@@ -66,13 +66,19 @@ def unconstrained_shapes(sites: Sites) -> dict[str, tuple[int, ...]]:
 
 
 def site_dims(sites: Sites) -> dict[str, tuple[str, ...]]:
-    """Names of each site's dimensions: plates by name, fields (channel, height, width), else ``<site>_dim_<i>``."""
-    return {name: _dims(site) for name, site in sites.items() if site["type"] in ("sample", "deterministic")}
+    """Names of each site's dimensions: plates by name, fields (channel, height, width), else ``<site>_dim_<i>``.
+
+    What NumPyro's ``TransformReparam`` made of a site ``x``, the deterministic ``x``, has the dimensions of ``x_base``.
+    """
+    return {name: _dims(sites, site) for name, site in sites.items() if site["type"] in ("sample", "deterministic")}
 
 
-def _dims(site: Mapping[str, Any]) -> tuple[str, ...]:
+def _dims(sites: Sites, site: Mapping[str, Any]) -> tuple[str, ...]:
     shape = np.shape(site["value"])
     names = [f"{site['name']}_dim_{i}" for i in range(len(shape))]
+    base = sites.get(f"{site['name']}_base")
+    if site["type"] == "deterministic" and base is not None and base["type"] == "sample":
+        site = base if np.shape(base["value"]) == shape else site
     if site["type"] == "sample":
         event_dim = site["fn"].event_dim
         for frame in site["cond_indep_stack"]:
