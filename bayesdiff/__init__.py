@@ -13,7 +13,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import cosmology, diffusion, distributions, fields, networks, pretrained, reporting, sampling, training
+    from . import (
+        calibration,
+        cosmology,
+        diffusion,
+        distributions,
+        fields,
+        networks,
+        pretrained,
+        reporting,
+        sampling,
+        training,
+    )
+    from .devices import initialise_devices
     from .diffusion import schedules
     from .diffusion.denoiser import GaussianDenoiser
     from .diffusion.densities import Elbo, Exact, ProbabilityFlow
@@ -56,12 +68,14 @@ __all__ = [
     "StationaryNoise",
     "WhiteNoise",
     "WienerDenoiser",
+    "calibration",
     "cosmology",
     "diffusion",
     "distributions",
     "draw_fields",
     "fields",
     "grid_contours",
+    "initialise_devices",
     "list_pretrained",
     "load_model",
     "load_pretrained",
@@ -76,6 +90,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "calibration": "bayesdiff.calibration",
     "cosmology": "bayesdiff.cosmology",
     "diffusion": "bayesdiff.diffusion",
     "distributions": "bayesdiff.distributions",
@@ -108,6 +123,7 @@ _MEMBERS = {
     "WienerDenoiser": "bayesdiff.networks.wiener",
     "draw_fields": "bayesdiff.sampling",
     "grid_contours": "bayesdiff.sampling",
+    "initialise_devices": "bayesdiff.devices",
     "list_pretrained": "bayesdiff.pretrained",
     "load_model": "bayesdiff.diffusion.model",
     "load_pretrained": "bayesdiff.pretrained",
