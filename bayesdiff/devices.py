@@ -10,6 +10,7 @@ the devices of all. Imports only jax and numpy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -79,6 +80,33 @@ def place(tree: Any, mesh: Mesh, axis: int | None = None) -> Any:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(put, tree)
+
+
+def spread_gradient(function: Callable[..., tuple[Any, jax.Array]], mesh: Mesh | None) -> Callable[..., Any]:
+    """A gradient whose batch is spread over the mesh.
+
+    Args:
+        function: ``(params, *batch) -> (mean gradient, value of each item)``, the batch along the first axis of its
+            arrays.
+        mesh: whose devices share the batch equally; None for one device.
+
+    Returns:
+        The same function of the whole batch, whose results are on every device.
+    """
+    if mesh is None:
+        return function
+
+    def share(params: Any, *batch: jax.Array) -> tuple[Any, jax.Array]:
+        gradient, values = function(params, *batch)
+        return jax.lax.pmean(gradient, AXIS), jax.lax.all_gather(values, AXIS, tiled=True)
+
+    def spread(params: Any, *batch: jax.Array) -> tuple[Any, jax.Array]:
+        specs = (PartitionSpec(), *(PartitionSpec(AXIS) for _ in batch))
+        return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)(
+            params, *batch
+        )
+
+    return spread
 
 
 def gather(tree: Any) -> Any:

@@ -155,7 +155,7 @@ def test_interrupted_warmup_has_nothing_to_keep(tmp_path):
 
 def test_store_is_readable_after_every_block_and_complete_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(draw_store, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(draw_store, "_COMMIT_SHARE", np.inf)
+    monkeypatch.setattr(draw_store, "COMMIT_SHARE", np.inf)
     store = tmp_path / "run.zarr"
     lengths = []
 

@@ -167,4 +167,4 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         state = jax.lax.cond(adapting, adapted, lambda: state)
         return jax.vmap(move, in_axes=(0, 0, 0, None))(move_keys, state, powers, data)
 
-    return Kernel(init, step, lambda state: state.position, settings.num_warmup)
+    return Kernel(init, step, lambda state: state.position, settings.num_warmup, independent=True)

@@ -2,8 +2,9 @@
 
 The model is its source, the source of the functions it uses from its own module, and the values that it closes over or
 takes from its module: arrays, numbers, strings, frozen settings, and diffusion models by their fingerprint. Other
-objects count by their type alone, and whole numbers not at all: the shapes of the sites say what they do, and a counter
-must not make a model another one.
+objects count by their type, by the arrays among their attributes and by how they print themselves, if their class says
+how; whole numbers not at all: the shapes of the sites say what they do, and a counter must not make a model another
+one.
 """
 
 from __future__ import annotations
@@ -95,12 +96,19 @@ def data_hash(target: Target) -> str:
 
 
 def _described(value: Any) -> Any:
-    """A setting that JSON does not know: arrays by their digest, objects without their addresses."""
-    if isinstance(value, jax.Array | np.ndarray):
+    """A setting that JSON does not know: as it prints itself, without addresses, and its arrays by their digest."""
+    arrays = {"array": value} if isinstance(value, jax.Array | np.ndarray) else _arrays(value)
+    text = "" if "array" in arrays else _without_addresses(repr(value))
+    for name, array in arrays.items():
         digest = hashlib.sha256()
-        _feed(digest, value, set())
-        return f"array {value.dtype} {value.shape} {digest.hexdigest()[:16]}"
-    return _without_addresses(repr(value))
+        _feed(digest, array, set())
+        text += f" {name}={array.dtype}{array.shape}:{digest.hexdigest()[:16]}"
+    return text.strip()
+
+
+def _arrays(value: Any) -> dict[str, Any]:
+    """The arrays among the attributes of an object."""
+    return {name: x for name, x in getattr(value, "__dict__", {}).items() if isinstance(x, jax.Array | np.ndarray)}
 
 
 def _without_addresses(text: str) -> str:
@@ -134,6 +142,11 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
             _feed(digest, getattr(value, field.name), seen)
     elif not isinstance(value, int):
         digest.update(type(value).__qualname__.encode())
+        if type(value).__repr__ is not object.__repr__:
+            digest.update(_without_addresses(repr(value)).encode())
+        for name, array in _arrays(value).items():
+            digest.update(name.encode())
+            _feed(digest, array, seen)
 
 
 def _feed_function(digest: Any, function: Any, seen: set[int]) -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 def pack(tree: Any) -> bytes:
     """The arrays of a tree, random keys included, under the names of their places in it."""
-    return save({name: np.ascontiguousarray(_raw(leaf)) for name, leaf in _named(tree)})
+    return save({name: np.asarray(_raw(leaf), order="C") for name, leaf in _named(tree)})
 
 
 def unpack(content: bytes, like: Any) -> Any:

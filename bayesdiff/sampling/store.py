@@ -37,7 +37,7 @@ from .state_file import pack
 from .target import Target
 
 COMMIT_SECONDS = 1.0
-_COMMIT_SHARE = 0.05
+COMMIT_SHARE = 0.05
 _PENDING_BYTES = 2**26
 _CHUNK_DRAWS, _CHUNK_BYTES = 100, 2**22
 _STATE, _PREPARED = "sampler_state", "prepared"
@@ -153,7 +153,7 @@ class DrawStore:
                 self._pending.append(block)
                 self._pending_bytes += sum(x.nbytes for draws in block.values() for x in draws.values())
             self._latest, self._unwritten = checkpoint, True
-            pause = max(COMMIT_SECONDS, self._commit_seconds / _COMMIT_SHARE)
+            pause = max(COMMIT_SECONDS, self._commit_seconds / COMMIT_SHARE)
             if time.monotonic() - self._committed >= pause or self._pending_bytes > _PENDING_BYTES:
                 self.commit()
 
