@@ -41,8 +41,8 @@ def matched(truth: ArrayLike, draws: ArrayLike, smallest: int = 1) -> tuple[np.n
 
 def refuse_unmatched(truth: tuple[int, ...], draws: tuple[int, ...], smallest: int = 1) -> None:
     """Raise ValueError unless the shapes are (simulation, ...) and (simulation, draw, ...)."""
-    fit = len(truth) >= 1 and len(draws) == len(truth) + 1 and draws[0] == truth[0] and draws[2:] == truth[1:]
-    if not fit or truth[0] == 0:
+    fit = len(truth) >= 1 and len(draws) == len(truth) + 1 and draws[:1] == truth[:1] and draws[2:] == truth[1:]
+    if not fit or 0 in truth[:1]:
         raise ValueError(f"truth (simulation, ...) and draws (simulation, draw, ...) expected, got {truth} and {draws}")
     if draws[1] < smallest:
         raise ValueError(f"at least {smallest} draws of each simulation expected, got {draws[1]}")

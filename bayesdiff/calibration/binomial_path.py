@@ -88,7 +88,7 @@ class BinomialPath:
         return min(1.0, inside / float(self._poisson(1.0, np.array([self.number]))[0]))
 
     def p_value(self, gamma: float) -> float:
-        """P(gamma of a random path <= this gamma), exact to rounding."""
+        """P(gamma of a random path <= this gamma), exact to rounding (about 1e-13)."""
         if gamma >= 1:
             return 1.0
         # The tail at the point where the path is most unusual bounds it from below when the difference is all rounding.

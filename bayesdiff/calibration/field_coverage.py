@@ -147,12 +147,13 @@ def band_coverage(
     share, folded, _ = _tables(num_draws, levels)
     height, width = truth.shape[-2:]
     bins = radial_bins((height, width), num_bins, pixel_arcmin, edges)
-    weights = _coefficient_weights(bins.index, bins.weight, bins.centers.size, (height, width))
+    member = bins.weight[..., None] * (bins.index[..., None] == np.arange(bins.centers.size))
+    weights = _coefficient_weights(member, height, width)
     covered, spread, ranks = [], [], []
     for index in range(truth.shape[0]):
         modes = np.fft.rfft2(simulation_points(truth, draws, index), norm="ortho")
         parts = np.stack([modes.real, modes.imag], axis=2).reshape(*modes.shape[:2], -1)
-        power = (parts - parts.mean(axis=0)) ** 2 @ weights
+        power = np.tensordot(np.abs(modes - modes.mean(axis=0)) ** 2, member, axes=2)
         ranks.append(rank_statistics(power[None, 0], power[None, 1:], rng)[0])
         rank = ranks_of_all(parts, rng)
         covered.append(np.stack([table[rank] @ weights for table in share], axis=-1))
@@ -200,12 +201,10 @@ def _histogram(ranks: np.ndarray, number: int) -> np.ndarray:
     return counts.reshape(*ranks.shape[:-1], number) / ranks.shape[-1]
 
 
-def _coefficient_weights(index: np.ndarray, weight: np.ndarray, num_bands: int, shape: tuple[int, int]) -> np.ndarray:
-    """Weights (coefficient, band) of the real and imaginary parts of ``rfft2`` modes; each band's sum to 1."""
-    height, width = shape
-    rows, columns = np.indices(index.shape)
+def _coefficient_weights(member: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Weights (coefficient, band) of real and imaginary parts, from those of ``rfft2`` modes (row, column, band)."""
+    rows, columns, _ = np.indices(member.shape)
     # The modes that are their own conjugate have no imaginary part, and count with their real part alone.
     real_alone = ((2 * rows) % height == 0) & ((2 * columns) % width == 0)
-    parts = np.stack([np.where(real_alone, weight, weight / 2), np.where(real_alone, 0.0, weight / 2)])
-    member = index[None, ..., None] == np.arange(num_bands)
-    return (parts[..., None] * member).reshape(-1, num_bands)
+    parts = [np.where(real_alone, member, member / 2), np.where(real_alone, 0.0, member / 2)]
+    return np.stack(parts).reshape(-1, member.shape[-1])

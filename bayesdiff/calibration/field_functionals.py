@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -67,19 +68,19 @@ def functional_ranks(
     sd = np.where(sd > 0, sd, 1.0)
 
     @jax.jit
-    def functionals(fields: jax.Array) -> dict[str, jax.Array]:
+    def functionals(fields: jax.Array) -> jax.Array:
         power = power_spectrum(fields, num_bins, edges=edges).power
-        values = {f"power in band {band}": power[..., band] for band in range(power.shape[-1])}
         shape = minkowski_functionals((fields - mean) / sd, np.asarray(thresholds), window)
-        for which, functional in zip(("V0", "V1", "V2"), shape, strict=True):
-            values |= {f"{which} at {t:g} sd": functional[..., i] for i, t in enumerate(thresholds)}
-        return values | {"maximum": fields.max(axis=(-2, -1))}
+        return jnp.concatenate([power, *shape, fields.max(axis=(-2, -1))[..., None]], axis=-1)
 
-    ranks, names = [], []
+    height, width = every.shape[-2:]
+    names = [
+        f"power in band {band}" for band in range(radial_bins((height, width), num_bins, None, edges).centers.size)
+    ]
+    names += [f"{which} at {t:g} sd" for which in ("V0", "V1", "V2") for t in thresholds] + ["maximum"]
+    ranks = []
     for index in range(truth.shape[0]):
-        values = functionals(simulation_points(truth, draws, index))
-        names = list(values)
-        points = np.stack([np.asarray(value) for value in values.values()], axis=-1)
+        points = np.asarray(functionals(simulation_points(truth, draws, index)))
         ranks.append(rank_statistics(points[None, 0], points[None, 1:], rng)[0])
     return FunctionalRanks(
         tuple(f"channel {channel}, {name}" for channel in range(truth.shape[1]) for name in names),

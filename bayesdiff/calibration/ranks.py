@@ -91,7 +91,8 @@ def thin(draws: ArrayLike, num_draws: int | None = None) -> Thinned:
     num_simulations, num_chains, length = draws.shape[:3]
     total = num_chains * length
     quantities = draws.reshape(num_simulations, num_chains, length, -1)
-    measured = np.stack([ess(quantities, chain_axis=1, draw_axis=2, method=kind) for kind in ("bulk", "tail")])
+    kinds = {"bulk": None, "tail": (0.05, 0.95)}
+    measured = np.stack([ess(quantities, chain_axis=1, draw_axis=2, method=k, prob=p) for k, p in kinds.items()])
     moved = np.any(quantities != quantities[:, :1, :1], axis=(1, 2))
     smallest = np.where(moved, measured, np.nan).min(axis=(0, 2))
     known = smallest[np.isfinite(smallest)]

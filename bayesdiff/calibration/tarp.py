@@ -34,8 +34,8 @@ class Tarp(NamedTuple):
         coverage: (draw + 2,) expected coverage; the diagonal for a correct posterior.
         lower: (draw + 2,) lower end of the bootstrap band, over simulations, of each level on its own.
         upper: (draw + 2,) its upper end.
-        area: area between curve and diagonal above level 1/2 (the ATC). Negative for a posterior that is over-confident
-            or biased, positive for one that is too wide.
+        area: area between curve and diagonal above level 1/2 (the ATC). Negative for an over-confident posterior,
+            positive for one that is too wide; a bias may move it either way, and the p-value is what finds it.
         area_p_value: that an area as far from zero arises by chance.
         p_value: of the whole curve, exact for discrete ranks.
         ranks: (simulation,) number of draws nearer to the reference than the truth.
