@@ -19,6 +19,8 @@ STUDIES = {
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),
     "prior": ("prior", "run", "draws of the shipped prior against its training maps"),
     "estimators": ("estimators", "run", "estimators of the log density on the shipped prior"),
+    "restart": ("restart", "run", "runs that are killed at random times and continued"),
+    "memory": ("memory", "run", "peak memory of runs that sample a field"),
     "timing": ("study", "timing", "the default run from start to report"),
     "mixtures": ("mixtures", "run", "40 mixtures of held-out dust with known truth"),
     "cross_check": ("mixtures", "cross_check", "Gibbs against the surrogate on five mixtures"),
