@@ -52,7 +52,8 @@ def sample(
     With a ``store`` the run survives whatever ends the process: the same call continues it, from the warm-up on, and
     its draws are bit by bit those of a run that was not interrupted. A store that is complete is returned without
     sampling; with a larger ``num_samples`` it is extended. Memory does not grow with the number of draws, because the
-    result reads them from the store when they are looked at (``.load()`` reads all).
+    result reads them from the store when they are looked at (``.load()`` reads all). An algorithm without chains
+    (``Grid``) writes its result when it is complete, to a store that must not exist.
 
     The chains are spread over all devices that JAX sees, as many as divide their number. The draws do not depend on
     the number of devices, to rounding; chains amplify rounding, so that long ones agree in distribution only.
@@ -87,6 +88,8 @@ def sample(
     clock = time.perf_counter()
     target = build_target(key_target, model, model_args, model_kwargs)
     if isinstance(algorithm, DirectAlgorithm):
+        if keep is not None or thin != 1:
+            raise ValueError(f"keep and thin are for chains, and {type(algorithm).__name__} makes none")
         return run_directly(key, key_run, algorithm, target, num_chains, num_samples, store, progress)
     run = _Run(key, key_prepare, key_run, algorithm, target, num_chains, num_samples, select(target, keep, thin), clock)
     if store is None:
@@ -153,6 +156,7 @@ def _in_store(run: _Run, path: str | Path, progress: bool, callback: Any) -> xr.
             )
         if store.num_draws == run.num_samples:
             store.settle(wanted["settings"])
+            devices.wait_for_all("store settled")
             return open_store(path)
         prepared = _prepare(run, store, progress)
         packed = pack(prepared.target.density_data) if isinstance(run.algorithm, Restorable) else None
