@@ -30,8 +30,8 @@ from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.sums import accurate_sum
 
-# Schedules that reach noise level 0 are followed to where nothing of the noise is left in float32.
-LOWEST_NOISE_LEVEL = 1e-4
+# Schedules that reach noise level 0 are followed to where a millionth of the noise's power is left.
+LOWEST_NOISE_LEVEL = 1e-3
 
 Field = Callable[[jax.Array, Any], Any]
 
