@@ -66,18 +66,19 @@ class RankTests:
                 break
             test = int(np.argmin(self.adjusted[row]))
             sentences.append(
-                f"{self.names[row]}: {self._meaning(int(row), test)} "
+                f"{self.names[row]}: {self._meaning(int(row), level)} "
                 f"({TESTS[test]} test, p = {self.adjusted[row, test]:.1e} after Holm's correction)"
             )
         return sentences
 
-    def _meaning(self, row: int, test: int) -> str:
-        z = self.statistic[row, test]
-        if TESTS[test] == "location":
-            return "the posterior lies too " + ("low" if z > 0 else "high")
-        if TESTS[test] == "scale":
-            return "the posterior is " + ("over-confident" if z > 0 else "too wide")
-        return "the ranks are not uniform"
+    def _meaning(self, row: int, level: float) -> str:
+        location, scale = TESTS.index("location"), TESTS.index("scale")
+        faults = []
+        if self.adjusted[row, location] < level:
+            faults.append("lies too " + ("low" if self.statistic[row, location] > 0 else "high"))
+        if self.adjusted[row, scale] < level:
+            faults.append("is " + ("over-confident" if self.statistic[row, scale] > 0 else "too wide"))
+        return "the posterior " + " and ".join(faults) if faults else "the ranks are not uniform"
 
 
 def rank_tests(ranks: ArrayLike, num_draws: int, names: Sequence[str] | None = None) -> RankTests:
