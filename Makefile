@@ -12,7 +12,7 @@ help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(STAMP) ## Separate one simulated dust and CMB mixture; the report is runs/demo/report.html
-	$(PYTHON) -m inference dust_cmb --output runs/demo
+	$(PYTHON) -m inference dust_cmb --output runs/demo --overwrite
 
 test: lint ## Lint, types, import layers and every test that is not slow
 	$(BOUNDED) $(PYTHON) -m pytest -m "not slow" -n 2

@@ -29,9 +29,9 @@ def run() -> list[Figure]:
     y = bd.NoisyDiffusion(model, TRUTH[2], TRUTH[:2]).sample(jax.random.key(40))
     points = jnp.asarray([TRUTH, *(np.add(TRUTH, step) for step in STEPS.values())])
     estimators = {
-        "Elbo, twin as reference, 64 pairs": lambda key: bd.Elbo(32, 2, key=key),
-        "Elbo, twin as reference, 256 pairs": lambda key: bd.Elbo(64, 4, key=key),
-        "Elbo, no reference, 256 pairs": lambda key: bd.Elbo(64, 4, key=key, reference=False),
+        "Elbo, twin as reference, 32 pairs": lambda key: bd.Elbo(32, 1, key=key),
+        "Elbo, twin as reference, 128 pairs": lambda key: bd.Elbo(64, 2, key=key),
+        "Elbo, no reference, 128 pairs": lambda key: bd.Elbo(64, 2, key=key, reference=False),
         "ProbabilityFlow, 16 steps, 4 probes": lambda key: bd.ProbabilityFlow(num_steps=16, num_probes=4, key=key),
     }
     table = Table(
@@ -50,14 +50,14 @@ def run() -> list[Figure]:
         cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(means[name], scatters[name], strict=True)]
         table.add_row(name, f"{values[:, 0].mean():.1f} ± {values[:, 0].std(ddof=1):.1f}", *cells, f"{seconds:.2f}")
     Console(width=150).print(table)
-    reference, flow = "Elbo, twin as reference, 256 pairs", "ProbabilityFlow, 16 steps, 4 probes"
+    reference, flow = "Elbo, twin as reference, 128 pairs", "ProbabilityFlow, 16 steps, 4 probes"
     figures = [Figure(f"{name}: largest scatter of a difference [nat]", float(s.max())) for name, s in scatters.items()]
     gap = np.abs(means[reference] - means[flow])
     figures.append(Figure("bound against flow: largest disagreement of a difference [nat]", float(gap.max())))
     figures.append(
         Figure("the same in standard errors over seeds", float((gap / np.hypot(errors[reference], errors[flow])).max()))
     )
-    ratio = scatters[reference].max() / scatters["Elbo, no reference, 256 pairs"].max()
+    ratio = scatters[reference].max() / scatters["Elbo, no reference, 128 pairs"].max()
     figures.append(below("scatter of a difference, with the twin over without", float(ratio), 1.0))
     return figures
 

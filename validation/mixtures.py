@@ -54,7 +54,7 @@ def cross_check(folder: Path = RESULTS / "mixtures") -> list[Figure]:
     """GibbsDiffusion against MarginalSurrogate on the first five mixtures, and their effective draws per second."""
     model = bd.load_pretrained("dust-cmb-64")
     surrogate = Runner(make_model(model), bd.MarginalSurrogate(), num_samples=1000)
-    gibbs = Runner(make_model(model), bd.GibbsDiffusion(num_warmup=60), num_samples=400)
+    gibbs = Runner(make_model(model), bd.GibbsDiffusion(num_warmup=60), num_samples=300)
     table = Table("mixture", "engine", *PARAMETERS, "R-hat", "smallest ESS", "seconds")
     worst_mean, worst_sd, ratios = 0.0, 0.0, []
     for index, (_, y) in enumerate(observations(model, NUM_CROSS_CHECK)):

@@ -28,7 +28,7 @@ ARCHITECTURE = UNetConfig(
     in_channels=3, out_channels=1, num_context=2, channels=(16, 48, 96, 128), blocks=(1, 2, 2, 2), seam=True
 )
 # The first 3,600 steps of the shipped weights were taken with equal weights of all modes.
-SETTINGS = TrainingSettings(steps=12000)
+SETTINGS = TrainingSettings(steps=7400)
 CONTEXT_BOUNDS = {"H0": (50.0, 90.0), "omega_b": (0.0075, 0.0567)}
 
 
