@@ -1,4 +1,4 @@
-"""The command line: ``python -m inference`` lists the problems that can be run.
+"""The command line: ``python -m inference`` lists the problems that can be run, and what can be done with runs.
 
 A new problem is a module with one function, its options annotated for Typer, and one line below.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from inference.dust_cmb import dust_cmb
+from inference.runs import resume, show
 
 app = typer.Typer(
     name="python -m inference",
@@ -17,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("dust_cmb")(dust_cmb)
+app.command("resume")(resume)
+app.command("show")(show)
 
 
 @app.callback(invoke_without_command=True)

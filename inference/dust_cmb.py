@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -123,7 +123,8 @@ def dust_cmb(
     """Separate one mixed map into dust and CMB, and infer H0, omega_b and the amplitude of the CMB with it.
 
     The folder of results holds report.html (pictures, verdict, how to redo the run),
-    summary.csv, verdict.txt and posterior.zarr (parameters, maps and truth, for xarray.open_datatree).
+    summary.csv, verdict.txt and posterior.zarr (parameters, maps and truth, for xarray.open_datatree),
+    run.json and observation.npz (settings and data, for the resume command).
 
     Exit status: 0 converged, 3 not converged, 2 bad input, 130 interrupted (what was drawn is kept and reported).
     """
@@ -134,9 +135,7 @@ def dust_cmb(
     try:
         import jax
 
-        from inference.study import RESULT, RUNNING_STORE, refuse_output, run_study
-        from models.dust_cmb.model import PRIOR_BOUNDS, make_model
-        from models.dust_cmb.observation import model_pixel_arcmin
+        from inference.study import refuse_output
 
         refuse_output(output, overwrite)
         dust = load_prior(prior)
@@ -149,30 +148,85 @@ def dust_cmb(
         errors.print(f"Error: {_sentence(error)}", markup=False, soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from None
     console.print(f"Observation: {observation.description}", markup=False, soft_wrap=True)
-    attributes = {"command": command_line(), "prior": prior, "prior_hash": dust.fingerprint()}
+    settings = {
+        "problem": "dust_cmb",
+        "prior": str(Path(prior).resolve()) if Path(prior).is_dir() else prior,
+        "prior_hash": dust.fingerprint(),
+        "engine": engine.value,
+        "num_chains": num_chains,
+        "num_samples": num_samples,
+        "num_fields": num_fields,
+        "seed": seed,
+        "command": command_line(),
+    }
+    _run(output, settings, observation, dust, quiet, overwrite=overwrite)
+
+
+def resume_dust_cmb(output: Path, settings: dict[str, Any], observation: Observation, quiet: bool) -> NoReturn:
+    """Continue a run from what its folder holds; ends the command like `dust_cmb`."""
+    from rich.console import Console
+
+    try:
+        dust = load_prior(settings["prior"])
+        if dust.fingerprint() != settings["prior_hash"]:
+            raise ValueError(
+                f"the prior {settings['prior']!r} is not the one that the run in '{output}' was begun with"
+            )
+    except _BAD_INPUT as error:
+        Console(stderr=True, highlight=False).print(f"Error: {_sentence(error)}", markup=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+    _run(output, settings, observation, dust, quiet, resuming=True)
+
+
+def _run(
+    output: Path,
+    settings: dict[str, Any],
+    observation: Observation,
+    dust: bd.DiffusionModel,
+    quiet: bool,
+    overwrite: bool = False,
+    resuming: bool = False,
+) -> NoReturn:
+    """Sample, report, and leave with the exit status of the run."""
+    from rich.console import Console
+
+    from inference.study import RUNNING_STORE, run_study
+    from models.dust_cmb.model import PRIOR_BOUNDS, make_model
+    from models.dust_cmb.observation import model_pixel_arcmin
+
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     try:
         data = run_study(
             observation,
             make_model(dust),
-            algorithm=_algorithm(engine),
-            num_chains=num_chains,
-            num_samples=num_samples,
-            num_fields=num_fields,
-            seed=seed,
+            algorithm=_algorithm(Engine(settings["engine"])),
+            num_chains=settings["num_chains"],
+            num_samples=settings["num_samples"],
+            num_fields=settings["num_fields"],
+            seed=settings["seed"],
             pixel_arcmin=model_pixel_arcmin(dust),
             bounds=PRIOR_BOUNDS,
             title=f"Dust and CMB, {observation.description}",
             output=output,
             overwrite=overwrite,
-            attributes=attributes,
+            record=settings,
+            resuming=resuming,
+            attributes={name: settings[name] for name in ("command", "prior", "prior_hash")},
             progress=not quiet,
             say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )
     except KeyboardInterrupt:
-        kept = [path for path in (output / RESULT, output / RUNNING_STORE) if path.exists()]
-        what = f"the draws are in {kept[0]}" if kept else "before the first draw there is nothing to keep"
+        kept = (output / RUNNING_STORE).exists()
+        what = (
+            f"the chains so far are kept; to continue: python -m inference resume {output}"
+            if kept
+            else "before the first draw there is nothing to keep"
+        )
         errors.print(f"Interrupted: {what}.", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
+    except (FileExistsError, BlockingIOError) as error:
+        errors.print(f"Error: {_sentence(error)}", markup=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
     raise typer.Exit(_conclude(console, data, output, PRIOR_BOUNDS))
 
 
@@ -192,7 +246,12 @@ def _conclude(console: Any, data: Any, output: Path, bounds: dict[str, tuple[flo
         console.print(line, style="yellow", markup=False)
     console.print(f"Report: {output / 'report.html'}", markup=False, soft_wrap=True)
     if data.attrs["status"] == "interrupted":
-        console.print("The run was interrupted; what was drawn so far is in the report and in posterior.zarr.")
+        console.print(
+            "The run was interrupted; what was drawn so far is in the report and in posterior.zarr. To continue: "
+            f"python -m inference resume {output}",
+            markup=False,
+            soft_wrap=True,
+        )
         return INTERRUPTED
     return CONVERGED if judged.converged else NOT_CONVERGED
 

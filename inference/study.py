@@ -1,9 +1,9 @@
 """One run of a study: sample, draw the fields, judge, report, and keep everything in one folder.
 
 The folder ends with ``posterior.zarr`` (the whole DataTree), ``summary.csv``, ``verdict.txt`` and ``report.html``.
-While the chains run, draws are appended to ``draws.zarr``, which ``xarray.open_datatree(path, consolidated=False)``
-reads at any time and which is removed only once ``posterior.zarr``, written under another name first, stands in its
-place.
+While the chains run, draws and the chains' state are appended to ``draws.zarr``, which ``xarray.open_datatree`` reads
+at any time and from which an interrupted run continues. It is removed only once a complete ``posterior.zarr``, written
+under another name first, stands in its place.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import jax
 import numpy as np
 
 import bayesdiff as bd
+from inference.runs import OBSERVATION, SETTINGS, write_record
 from models.dust_cmb.observation import Observation
 
 if TYPE_CHECKING:
     import xarray as xr
 
 RUNNING_STORE, RESULT = "draws.zarr", "posterior.zarr"
-FILES = (RUNNING_STORE, RESULT, f"{RESULT}.part", "summary.csv", "verdict.txt", "report.html")
+FILES = (
+    *(RUNNING_STORE, f"{RUNNING_STORE}.partial", RESULT, f"{RESULT}.part", SETTINGS, OBSERVATION),
+    *("summary.csv", "verdict.txt", "report.html"),
+)
 _FIELD_DIMS = ("channel", "height", "width")
 
 
@@ -50,6 +54,8 @@ def run_study(
     title: str = "Separation of dust and CMB",
     output: str | Path | None = None,
     overwrite: bool = False,
+    record: Mapping[str, Any] | None = None,
+    resuming: bool = False,
     attributes: Mapping[str, Any] | None = None,
     progress: bool = True,
     callback: Callable[[Any], None] | None = None,
@@ -58,7 +64,8 @@ def run_study(
     """Sample the posterior of one observation, draw the fields behind it, and report where a folder is given.
 
     A KeyboardInterrupt while the chains run keeps the draws made so far: they are reported without fields, with the
-    attribute ``status`` "interrupted". One that comes before the first draw is raised.
+    attribute ``status`` "interrupted". One that comes before the first draw is raised. Either way, and after a kill,
+    the same call with ``resuming`` continues.
 
     Args:
         observation: the mixed map and what is known of it.
@@ -73,6 +80,8 @@ def run_study(
         title: heading of the report.
         output: folder to write to; None writes nothing.
         overwrite: whether files of an earlier run in that folder may be replaced.
+        record: settings to keep in the folder beside the observation, for `inference.runs`.
+        resuming: continue the run that the folder holds.
         attributes: further root attributes to keep.
         progress: whether to show progress bars.
         callback: called after every block of steps, see :func:`bayesdiff.sample`.
@@ -86,9 +95,11 @@ def run_study(
     """
     key_sample, key_fields = jax.random.split(jax.random.key(seed))
     folder = None if output is None else Path(output)
-    if folder is not None:
+    if folder is not None and not resuming:
         refuse_output(folder, overwrite)
         _clear(folder)
+        if record is not None:
+            write_record(folder, record, observation)
     if algorithm is None:
         algorithm = bd.MarginalSurrogate()
     y = np.asarray(observation.y, dtype=np.float32)
@@ -105,10 +116,10 @@ def run_study(
                 store=None if folder is None else folder / RUNNING_STORE,
                 progress=progress,
                 callback=callback,
-            )
+            ).load()
     except KeyboardInterrupt:
-        # Raised only before the first draw; an empty store would be in the way of the next run.
-        if folder is not None:
+        # Before the first iteration nothing is kept, and an empty folder is not in the way of the next run.
+        if folder is not None and not resuming and not (folder / RUNNING_STORE).exists():
             _clear(folder)
         raise
     data.attrs.update({"observation": observation.description, "unit": observation.unit, **dict(attributes or {})})
@@ -135,15 +146,17 @@ def truth_group(truth: Mapping[str, Any]) -> xr.DataTree:
 
 
 def save(data: xr.DataTree, folder: Path) -> Path:
-    """Write the whole result, then put it in the place of the draws that were kept while the chains ran."""
+    """Write the whole result; if it is complete it takes the place of what was kept while the chains ran."""
     partial, path, running = folder / f"{RESULT}.part", folder / RESULT, folder / RUNNING_STORE
     shutil.rmtree(partial, ignore_errors=True)
     with warnings.catch_warnings():
         # Zarr says that consolidated metadata are not yet in its standard; without them xarray warns at every opening.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         data.to_zarr(partial, mode="w-", consolidated=True)
+    shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
-    shutil.rmtree(running, ignore_errors=True)
+    if data.attrs["status"] == "complete":
+        shutil.rmtree(running, ignore_errors=True)
     return path
 
 

@@ -65,8 +65,10 @@ def test_whole_run_ends_in_a_report(finished) -> None:
     output, result = finished
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in output.iterdir()) == [
+        "observation.npz",
         "posterior.zarr",
         "report.html",
+        "run.json",
         "summary.csv",
         "verdict.txt",
     ]
@@ -122,7 +124,7 @@ def test_interrupted_run_keeps_and_reports_what_was_drawn(tmp_path: Path) -> Non
     def interrupt(report: BlockReport) -> None:
         if report.phase == "sampling" and report.step >= 20:
             running = open_result(tmp_path / study.RUNNING_STORE)
-            seen.append(running["posterior"].sizes["draw"])
+            seen.append(report.step)
             assert running.attrs["status"] == "interrupted"
             raise KeyboardInterrupt
 
@@ -139,7 +141,7 @@ def test_interrupted_run_keeps_and_reports_what_was_drawn(tmp_path: Path) -> Non
     assert kept.attrs["status"] == data.attrs["status"] == "interrupted"
     assert seen == [kept["posterior"].sizes["draw"]]
     assert float(kept["truth"]["H0"]) == pytest.approx(67.4)
-    assert not (tmp_path / study.RUNNING_STORE).exists()
+    assert open_result(tmp_path / study.RUNNING_STORE).attrs["status"] == "interrupted"
     assert "interrupted" in (tmp_path / "verdict.txt").read_text()
     assert (tmp_path / "report.html").exists()
 
