@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         MarginalSurrogate,
         draw_fields,
         grid_contours,
+        predictive_checks,
         sample,
     )
 
@@ -81,6 +82,7 @@ __all__ = [
     "load_pretrained",
     "networks",
     "noncentred",
+    "predictive_checks",
     "pretrained",
     "reporting",
     "sample",
@@ -128,6 +130,7 @@ _MEMBERS = {
     "load_model": "bayesdiff.diffusion.model",
     "load_pretrained": "bayesdiff.pretrained",
     "noncentred": "bayesdiff.distributions",
+    "predictive_checks": "bayesdiff.sampling",
     "sample": "bayesdiff.sampling",
 }
 

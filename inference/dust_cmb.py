@@ -110,6 +110,14 @@ def dust_cmb(
     num_fields: Annotated[
         int, typer.Option(min=0, help="Draws of the maps, over all chains.", rich_help_panel=_INFERENCE)
     ] = 200,
+    num_replicates: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Data sets drawn from the posterior and compared with the observation; each costs a draw of the prior.",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number.", rich_help_panel=_INFERENCE)] = 0,
     output: Annotated[Path, typer.Option(help="Folder for the results.", rich_help_panel=_OUTPUT)] = Path("runs/demo"),
     overwrite: Annotated[
@@ -156,6 +164,7 @@ def dust_cmb(
         "num_chains": num_chains,
         "num_samples": num_samples,
         "num_fields": num_fields,
+        "num_replicates": num_replicates,
         "seed": seed,
         "command": command_line(),
     }
@@ -203,6 +212,7 @@ def _run(
             num_chains=settings["num_chains"],
             num_samples=settings["num_samples"],
             num_fields=settings["num_fields"],
+            num_replicates=settings["num_replicates"],
             seed=settings["seed"],
             pixel_arcmin=model_pixel_arcmin(dust),
             bounds=PRIOR_BOUNDS,

@@ -48,6 +48,7 @@ def run_study(
     num_chains: int = 4,
     num_samples: int = 1000,
     num_fields: int = 200,
+    num_replicates: int = 0,
     seed: int = 0,
     pixel_arcmin: float = 8.0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
@@ -73,7 +74,8 @@ def run_study(
         algorithm: engine; by default ``bd.MarginalSurrogate()``.
         num_chains: chains.
         num_samples: draws of each chain after its warm-up.
-        num_fields: field draws over all chains; 0 for none.
+        num_fields: field draws over all chains; 0 for none, and then the separated noise is not checked either.
+        num_replicates: data sets replicated from the posterior, with which the observation is compared.
         seed: of every random number of the run.
         pixel_arcmin: side of a pixel [arcmin], for the report.
         bounds: prior range of the parameters that have one, for the verdict and the pictures.
@@ -94,6 +96,7 @@ def run_study(
         FileExistsError: the folder holds files and ``overwrite`` is not set.
     """
     key_sample, key_fields = jax.random.split(jax.random.key(seed))
+    key_checks = jax.random.fold_in(key_fields, 1)
     folder = None if output is None else Path(output)
     if folder is not None and not resuming:
         refuse_output(folder, overwrite)
@@ -128,6 +131,9 @@ def run_study(
     if num_fields > 0 and data.attrs["status"] == "complete":
         try:
             data = bd.draw_fields(key_fields, model, y, data=data, num_draws=num_fields, progress=progress)
+            data = bd.predictive_checks(
+                key_checks, model, y, data=data, num_replicates=num_replicates, progress=progress
+            )
         except KeyboardInterrupt:
             data.attrs["status"] = "interrupted"
     if folder is not None:

@@ -6,6 +6,7 @@ from .grid_summary import grid_contours
 from .latent_fields import draw_fields
 from .microcanonical import AdjustedMCLMC
 from .nuts import HMC, NUTS
+from .predictive import predictive_checks
 from .sample import sample
 from .surrogate import MarginalSurrogate
 
@@ -18,5 +19,6 @@ __all__ = [
     "MarginalSurrogate",
     "draw_fields",
     "grid_contours",
+    "predictive_checks",
     "sample",
 ]

@@ -1,0 +1,104 @@
+"""Posterior predictive checks: silent where the model is right, loud where the observation has what it lacks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+import xarray as xr
+from scipy.stats import kstest
+
+import bayesdiff as bd
+from tests.diffusion_toys import coloured_noise, filtered, red_power, wavenumber
+
+SIZE = 16
+LEVEL = 0.6
+CONTEXT = (0.4, 0.2)
+
+
+@pytest.fixture(scope="module")
+def twin():
+    denoiser = bd.GaussianDenoiser(jnp.asarray(red_power(SIZE)))
+    return bd.DiffusionModel(
+        denoiser, bd.schedules.Cosine(), coloured_noise(SIZE), (1, SIZE, SIZE), ("tilt", "excess"), name="dust"
+    )
+
+
+@pytest.fixture(scope="module")
+def model(twin):
+    def model(y=None):
+        sigma = numpyro.sample("sigma", dist.Uniform(0.2, 3.0))
+        numpyro.sample("y", bd.NoisyDiffusion(twin, sigma, CONTEXT), obs=y)
+
+    return model
+
+
+def posterior(model, twin, y, seed=0) -> xr.DataTree:
+    """Draws of sigma by its exact density on a grid, and fields."""
+    grid = jnp.linspace(0.2, 3.0, 2000)
+    density = np.asarray(jax.vmap(lambda s: bd.NoisyDiffusion(twin, s, CONTEXT).log_prob(y))(grid))
+    weight = np.exp(density - density.max())
+    draws = np.random.default_rng(seed).choice(np.asarray(grid), (2, 100), p=weight / weight.sum())
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"sigma": (("chain", "draw"), draws)})})
+    return bd.draw_fields(jax.random.key(seed), model, y, data=tree, num_draws=60, progress=False)
+
+
+def check(model, twin, y, seed=0) -> tuple[xr.Dataset, list[str]]:
+    data = posterior(model, twin, y, seed)
+    data = bd.predictive_checks(jax.random.key(seed), model, y, data, num_replicates=200, progress=False)
+    found = bd.reporting.verdict(data, min_ess=50).findings
+    return data["predictive_checks"].to_dataset(), [f.what for f in found if "'y'" in f.what]
+
+
+def test_a_right_model_is_not_reported(model, twin):
+    y = bd.NoisyDiffusion(twin, LEVEL, CONTEXT).sample(jax.random.key(10))
+    checks, found = check(model, twin, y)
+    assert found == []
+    assert 0.2 < checks["y_residual_p"].values.mean() < 0.8
+
+
+def test_structure_that_the_prior_lacks_is_found_in_the_noise(model, twin):
+    y = bd.NoisyDiffusion(twin, LEVEL, CONTEXT).sample(jax.random.key(10))
+    # Neither the red field nor the nearly white noise, of any level, has a peak in its power.
+    white, k = np.random.default_rng(4).normal(size=y.shape), wavenumber(SIZE)
+    rough = np.asarray(y) + 1.2 * filtered(white, ((k > 5.0) & (k < 7.5)).astype(float))
+    _, found = check(model, twin, rough.astype(np.float32))
+    assert any("noise separated from 'y'" in what for what in found)
+
+
+def test_an_observation_of_another_kind_is_unlike_its_replicates(model, twin):
+    y = bd.NoisyDiffusion(twin, LEVEL, CONTEXT).sample(jax.random.key(10))
+    peaked = y.at[0, 3, 3].add(25.0)
+    checks, found = check(model, twin, peaked)
+    names = list(checks["y_statistic"].values)
+    assert "kurtosis" in names
+    assert any("unlike data replicated" in what and "kurtosis" in what for what in found)
+
+
+def test_replicates_of_a_model_without_fields():
+    y = np.random.default_rng(0).normal(2.0, 1.0, 40)
+
+    def line(y=None):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
+        with numpyro.plate("data", 40):
+            numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    draws = np.random.default_rng(1).normal(y.mean(), 40**-0.5, (4, 100))
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"mean": (("chain", "draw"), draws)})})
+    checks = bd.predictive_checks(jax.random.key(0), line, y, tree, num_replicates=400, progress=False)
+    group = checks["predictive_checks"].to_dataset()
+    assert group["y_replicated"].shape == (400, len(group["y_statistic"]))
+    means = group["y_replicated"].sel(y_statistic="mean").values
+    assert kstest((means - y.mean()) / np.sqrt(2 / 40), "norm").pvalue > 1e-3
+
+
+def test_nothing_to_check_is_refused(model, twin):
+    y = bd.NoisyDiffusion(twin, LEVEL, CONTEXT).sample(jax.random.key(10))
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"sigma": (("chain", "draw"), np.full((2, 5), LEVEL))})})
+    with pytest.raises(ValueError, match="nothing to check"):
+        bd.predictive_checks(jax.random.key(0), model, y, tree, num_replicates=0)
+    with pytest.raises(ValueError, match="needs the result"):
+        bd.predictive_checks(jax.random.key(0), model, y)
