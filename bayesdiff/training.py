@@ -3,9 +3,10 @@
 The loss is the mean square in the whitened basis, E |N - V^(-1/2) F(x - D_W)|^2, whose value for the Wiener filter is
 one in every mode, at every noise level and every context. Modes are weighted by the signal's share a of their power: at
 high noise most modes hold nothing to learn, and unweighted they would drown those that do. Times are stratified over
-the batch and uniform under the model's noise schedule; contexts are uniform in their box. Maps are augmented by random shifts (periodic where
-the map is), flips and quarter turns. Every random number of step i is derived from (seed, i), and a checkpoint holds
-all of the state, so that an interrupted training continues as if it had not been interrupted.
+the batch and uniform under the model's noise schedule; contexts are uniform in their box. Maps are augmented by random
+shifts (periodic where the map is), flips and quarter turns; those of one step come from a pool, over which the target
+is averaged (see :mod:`bayesdiff.windows`). Every random number of step i is derived from (seed, i), and a checkpoint
+holds all of the state, so that an interrupted training continues as if it had not been interrupted.
 
 Imports only jax, flax, optax, numpy and safetensors.
 """
@@ -27,10 +28,12 @@ import optax
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bayesdiff import devices
 from bayesdiff.diffusion.fourier import filter_field, mode_power
 from bayesdiff.diffusion.noise import Noise, colour
 from bayesdiff.diffusion.schedules import Schedule, noise_level
 from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, radial_band
+from bayesdiff.windows import MapWindows, WindowPool, draw_pool
 
 NUM_LOSS_BANDS = 8
 
@@ -42,6 +45,8 @@ class TrainingSettings:
     Attributes:
         steps: optimiser steps in all; may be lowered or raised between restarts while the learning rate is constant.
         batch_size: maps per step.
+        pool_size: windows that a step's maps are chosen from and that share their target, see
+            :mod:`bayesdiff.windows`.
         learning_rate: after the warm-up, constant until the last ``decay_fraction`` of the steps, then a cosine to
             zero.
         warmup_steps: steps of linear warm-up.
@@ -56,6 +61,7 @@ class TrainingSettings:
 
     steps: int = 8000
     batch_size: int = 16
+    pool_size: int = 256
     learning_rate: float = 1e-3
     warmup_steps: int = 300
     decay_fraction: float = 0.3
@@ -67,57 +73,6 @@ class TrainingSettings:
     seed: int = 0
 
 
-class MapWindows(NamedTuple):
-    """Training maps from which windows are cut at random.
-
-    Attributes:
-        maps: fields of equal shape, (num_maps, C, rows, columns).
-        size: side of a window in pixels.
-        periodic: whether a window may wrap around in rows and in columns.
-    """
-
-    maps: jax.Array
-    size: int
-    periodic: tuple[bool, bool] = (True, True)
-
-    def draw(self, key: jax.Array) -> jax.Array:
-        """One window (C, size, size): random map, shift, flip and quarter turns."""
-        which, row, column, turn, flip = jax.random.split(key, 5)
-        rows, columns = self.maps.shape[-2:]
-        if self.size > min(rows, columns):
-            raise ValueError(f"a window of {self.size} pixels does not fit in maps of {rows} x {columns} pixels")
-        first_row = jax.random.randint(row, (), 0, rows if self.periodic[0] else rows - self.size + 1)
-        first_column = jax.random.randint(column, (), 0, columns if self.periodic[1] else columns - self.size + 1)
-        field = self.maps[jax.random.randint(which, (), 0, self.maps.shape[0])]
-        field = jnp.take(field, (first_row + jnp.arange(self.size)) % rows, axis=-2)
-        field = jnp.take(field, (first_column + jnp.arange(self.size)) % columns, axis=-1)
-        field = jax.lax.switch(
-            jax.random.randint(turn, (), 0, 4),
-            [lambda x, k=k: jnp.rot90(x, k, axes=(-2, -1)) for k in range(4)],
-            field,
-        )
-        return jnp.where(jax.random.bernoulli(flip), field[..., ::-1], field)
-
-    def statistics(self, num: int = 4096, seed: int = 0) -> tuple[jax.Array, jax.Array]:
-        """Mean, shape (C, 1, 1), and power per mode about it, shape (C, H, W), of random windows.
-
-        ``num``, a multiple of 128, windows are drawn. The power is averaged over the symmetries of the square, which
-        the augmentation imposes.
-        """
-
-        def batch(total, key):
-            fields = jax.vmap(self.draw)(jax.random.split(key, 128))
-            return total + jnp.mean(mode_power(fields), axis=0), jnp.mean(fields, axis=(0, 2, 3))
-
-        zero = jnp.zeros((self.maps.shape[1], self.size, self.size))
-        total, means = jax.lax.scan(batch, zero, jax.random.split(jax.random.key(seed), num // 128))
-        mean, power = jnp.mean(means, axis=0), total / (num // 128)
-        power = power.at[:, 0, 0].add(-(mean**2) * self.size**2)
-        flipped = jnp.roll(power[..., ::-1], 1, axis=-1)
-        power = 0.5 * (power + flipped)
-        return mean[:, None, None], 0.5 * (power + jnp.swapaxes(power, -1, -2))
-
-
 class _State(NamedTuple):
     params: Any
     ema: Any
@@ -126,6 +81,8 @@ class _State(NamedTuple):
 
 
 class _Example(NamedTuple):
+    """What the network is given (y, s, noise power, context) and is to give: ``target``, with weights per mode."""
+
     y: jax.Array
     s: jax.Array
     noise_power: jax.Array
@@ -134,19 +91,24 @@ class _Example(NamedTuple):
     weight: jax.Array
 
 
-def _draw_example(key, t, windows: MapWindows, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise) -> _Example:
+def _draw_example(
+    key, t, windows: MapWindows | WindowPool, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise
+) -> _Example:
     cut, parameters, white = jax.random.split(key, 3)
-    x = windows.draw(cut)
+    pooled = isinstance(windows, WindowPool)
+    x, importance = windows.choose(cut) if pooled else (windows.draw(cut), 1.0)
     context = jax.random.uniform(
         parameters, denoiser.context_low.shape, minval=denoiser.context_low, maxval=denoiser.context_high
     )
     noise_power = noise.power(context, x.shape)
     s = noise_level(schedule, t)
     y = x + s * colour(jax.random.normal(white, x.shape), noise_power)
+    if pooled:
+        x = windows.posterior_mean(y, s, noise_power)
     levels = denoiser.reference.levels(s, noise_power)
     spread = jnp.sqrt(s**2 * noise_power * levels.signal)
     target = filter_field(x - denoiser.reference(y, s, noise_power, context), 1.0 / spread)
-    weight = levels.signal / jnp.mean(levels.signal)
+    weight = importance * levels.signal / jnp.mean(levels.signal)
     return _Example(y, s, noise_power, context, target, weight)
 
 
@@ -164,6 +126,9 @@ def train(
     report: Callable[[str], None] = print,
 ) -> WienerDenoiser:
     """Train the network of ``denoiser``, continuing from the last checkpoint in ``folder`` where there is one.
+
+    On several devices each takes its share of the maps of a step, as many devices as divide the batch; the result is
+    that of one device, to rounding. Of several processes the first writes to ``folder``, which all must see.
 
     Args:
         windows: training maps.
@@ -186,15 +151,14 @@ def train(
     optimiser = _optimiser(settings)
     state = _State(denoiser.params, denoiser.params, optimiser.init(denoiser.params), jnp.asarray(0))
     state = _restore(folder / "checkpoint.safetensors", state)
+    mesh = devices.mesh_for(settings.batch_size)
+    if mesh is not None:
+        state = devices.place(state, mesh)
 
-    @jax.jit
-    def update(state: _State) -> tuple[_State, jax.Array, jax.Array]:
-        time_key, key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step))
-        strata = jnp.arange(settings.batch_size)
-        t = (strata + jax.random.uniform(time_key, (settings.batch_size,))) / settings.batch_size
-        examples = jax.vmap(lambda k, t: _draw_example(k, t, windows, denoiser, schedule, noise))(
-            jax.random.split(key, settings.batch_size), t
-        )
+    def mean_gradient(shared: tuple[Any, WindowPool], keys: jax.Array, t: jax.Array) -> tuple[Any, jax.Array]:
+        """Gradient of the mean loss of some maps, and the loss of each."""
+        params, pool = shared
+        examples = jax.vmap(lambda k, t: _draw_example(k, t, pool, denoiser, schedule, noise))(keys, t)
 
         def loss(params):
             errors = jax.vmap(lambda e: _errors(denoiser.with_params(params), e))(examples)
@@ -202,7 +166,16 @@ def train(
             per_map = jnp.mean(weighted**2, axis=(1, 2, 3))
             return jnp.mean(per_map), per_map
 
-        gradient, per_map = jax.grad(loss, has_aux=True)(state.params)
+        return jax.grad(loss, has_aux=True)(params)
+
+    @jax.jit
+    def update(state: _State) -> tuple[_State, jax.Array, jax.Array]:
+        time_key, pool_key, key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step), 3)
+        pool = draw_pool(pool_key, windows, settings.pool_size)
+        strata = jnp.arange(settings.batch_size)
+        t = (strata + jax.random.uniform(time_key, (settings.batch_size,))) / settings.batch_size
+        keys = jax.random.split(key, settings.batch_size)
+        gradient, per_map = devices.spread_gradient(mean_gradient, mesh)((state.params, pool), keys, t)
         updates, opt_state = optimiser.update(gradient, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -215,13 +188,16 @@ def train(
         state, t, per_map = update(state)
         history.append((np.asarray(t), np.asarray(per_map)))
         step = int(state.step)
+        if not devices.is_first_process():
+            history.clear()
+            continue
         if step % settings.log_every == 0 or step == settings.steps:
             rate = (time.monotonic() - started) / (step - first)
             _log(folder / "progress.jsonl", step, settings, history, rate, report)
             history.clear()
         if step % settings.checkpoint_every == 0 or step == settings.steps:
             _save(folder / "checkpoint.safetensors", state)
-    trained = denoiser.with_params(state.ema)
+    trained = denoiser.with_params(jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state.ema))
     return replace(trained, residual_variance=measure_residual_variance(trained, windows, schedule, noise))
 
 
