@@ -22,8 +22,9 @@ from numpyro import handlers
 from numpyro.infer.util import compute_log_probs
 
 from .grid_axes import Axis, read_axes
-from .grid_cells import NODES, Cells, draw, from_grid, resolve
-from .grid_refinement import FIRST_CELLS, NUM_CHECK, Budget, Refinement, order_error, refine_and_check
+from .grid_cells import NODES, Cells, from_grid, resolve
+from .grid_draws import draw
+from .grid_refinement import FIRST_CELLS, NUM_CHECK, Budget, Refinement, refine_and_check, remaining_error
 from .grid_summary import place_points
 from .programs import compile_once
 from .progress import TaskProgress
@@ -163,7 +164,6 @@ class _Density:
             raise ValueError("Grid evaluates the model's own density: this target has another one in its place")
         self._functions, self._data = target.functions, target.data
         self._names = tuple(axis.name for axis in axes)
-        self._guarded = tuple(axis.name for axis in axes if axis.guarded)
         known = {*target.latent, *target.functions.observed}
         self._deterministic = tuple(name for name in target.dims if name not in known)
         self._batch_size = batch_size
@@ -171,8 +171,8 @@ class _Density:
         self.bar: TaskProgress | None = None
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Log densities (n,) at points (n, d) in the order of the axes; -inf where a site is outside its support."""
-        values = self._in_batches(_log_joint, (self._names, self._guarded), points)["log_joint"]
+        """Log densities (n,) at points (n, d) in the order of the axes."""
+        values = self._in_batches(_log_joint, (self._names,), points)["log_joint"]
         bad = np.flatnonzero(np.isnan(values) | (values == np.inf))
         if len(bad):
             where = ", ".join(f"{name}={x:.6g}" for name, x in zip(self._names, points[bad[0]], strict=True))
@@ -203,17 +203,12 @@ class _Density:
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _log_joint(
-    functions: BoundModel, names: tuple[str, ...], guarded: tuple[str, ...], points: jax.Array, data: Data
-) -> dict[str, jax.Array]:
+def _log_joint(functions: BoundModel, names: tuple[str, ...], points: jax.Array, data: Data) -> dict[str, jax.Array]:
     def one(point: jax.Array) -> jax.Array:
         values = dict(zip(names, point, strict=True))
         args, kwargs = functions.arguments(data)
-        log_probs, trace = compute_log_probs(functions.model, args, kwargs, values)
-        total = jnp.asarray(sum(log_probs.values()), dtype=float)
-        for name in guarded:
-            total = jnp.where(trace[name]["fn"].support(values[name]), total, -jnp.inf)
-        return total
+        log_probs, _ = compute_log_probs(functions.model, args, kwargs, values)
+        return jnp.asarray(sum(log_probs.values()), dtype=float)
 
     return {"log_joint": jax.vmap(one)(points)}
 
@@ -236,7 +231,7 @@ def _evaluated(axes: Sequence[Axis], evaluate: Budget) -> Refinement:
     mesh = np.stack(np.meshgrid(*points, indexing="ij"), axis=-1)
     values = evaluate(mesh.reshape(-1, len(axes))).reshape(mesh.shape[:-1])
     cells = resolve(from_grid(points, values), _SUM_ERROR)
-    error = order_error(cells) + _SUM_ERROR
+    error = remaining_error(cells)
     return Refinement(cells, error, error)
 
 

@@ -25,7 +25,6 @@ class Axis(NamedTuple):
         num: number of points.
         points: the points, where they were given one by one.
         open_ends: whether the site's support goes on beyond (low, high).
-        guarded: whether the support depends on other sites, so that the density may be zero between the ends.
     """
 
     name: str
@@ -34,7 +33,6 @@ class Axis(NamedTuple):
     num: int
     points: np.ndarray | None
     open_ends: tuple[bool, bool]
-    guarded: bool
 
 
 def read_axes(points: Mapping[str, Any], key: jax.Array, target: Target) -> list[Axis]:
@@ -77,21 +75,27 @@ def _refuse_sites(points: Mapping[str, Any], target: Target) -> None:
             raise ValueError(f"latent site '{name}' has no axis: give Grid its points, e.g. {{'{name}': 40, ...}}")
 
 
-def _supports(key: jax.Array, target: Target) -> dict[str, tuple[float, float] | None]:
-    """Ends of each latent site's support; None where they are not the same at two draws from the prior."""
+def _supports(key: jax.Array, target: Target) -> dict[str, tuple[float, float]]:
+    """Ends of each latent site's support, which must be the same at two draws from the prior."""
     seen: list[dict[str, tuple[float, float]]] = []
     for draw_key in jax.random.split(key):
         position = target.functions.draw_prior(draw_key, target.data)
         kinds = target.functions.distributions(position, target.data)
         seen.append({name: _ends(kinds[name].support) for name in target.latent})
-    return {name: ends if ends == seen[1][name] else None for name, ends in seen[0].items()}
+    for name, ends in seen[0].items():
+        if ends != seen[1][name]:
+            raise ValueError(
+                f"the support of site '{name}' depends on other sites, so the density is cut within the grid: write "
+                f"'{name}' as a function of a site with a fixed support"
+            )
+    return seen[0]
 
 
 def _ends(support: Any) -> tuple[float, float]:
     return float(getattr(support, "lower_bound", -np.inf)), float(getattr(support, "upper_bound", np.inf))
 
 
-def _axis(name: str, entry: Any, support: tuple[float, float] | None) -> Axis:
+def _axis(name: str, entry: Any, support: tuple[float, float]) -> Axis:
     given, ends, num = None, support, entry
     if isinstance(entry, tuple) and len(entry) == 3 and _is_count(entry[2]):
         ends, num = (float(entry[0]), float(entry[1])), entry[2]
@@ -103,20 +107,16 @@ def _axis(name: str, entry: Any, support: tuple[float, float] | None) -> Axis:
     if not _is_count(num) or num < NODES:
         raise ValueError(f"axis '{name}' needs at least {NODES} points, got {num!r}")
     advice = f"give the axis its bounds, e.g. {{'{name}': (low, high, {num})}}"
-    if ends is None:
-        raise ValueError(f"the support of site '{name}' depends on other sites: {advice}")
     if not np.isfinite(ends).all():
         raise ValueError(f"the support of site '{name}' is not bounded, it is {ends}: {advice}")
     if not ends[0] < ends[1]:
         raise ValueError(f"axis '{name}' must run from a lower to a higher value, got {ends}")
-    if support is None:
-        return Axis(name, *ends, int(num), given, (True, True), True)
     # The support is read in the model's precision.
     slack = 1e-6 * (ends[1] - ends[0])
     if ends[0] < support[0] - slack or ends[1] > support[1] + slack:
         raise ValueError(f"axis '{name}' runs over {ends}, beyond the support {support} of the site")
     open_ends = (bool(ends[0] > support[0] + slack), bool(ends[1] < support[1] - slack))
-    return Axis(name, *ends, int(num), given, open_ends, False)
+    return Axis(name, *ends, int(num), given, open_ends)
 
 
 def _is_count(num: Any) -> bool:

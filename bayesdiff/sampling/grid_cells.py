@@ -1,4 +1,4 @@
-"""A log density of up to four variables as polynomials on cells: its integrals, its marginals, exact draws from it.
+"""A log density of up to four variables as polynomials on cells: its integral and its marginals.
 
 The box is divided into cells, each half-open towards the next. On a cell the log density is the tensor product of
 polynomials of degree 4 through 5 Gauss-Legendre nodes along each axis, so that a Gaussian is exact on a cell of any
@@ -20,15 +20,12 @@ from numpy.polynomial.legendre import leggauss, legvander
 
 NODES = 5
 # Nodes along each axis of a cell at which the density is summed, by dimension.
-_SUM_NODES = {1: 32, 2: 16, 3: 12, 4: 10}
+SUM_NODES = {1: 32, 2: 16, 3: 12, 4: 10}
 _MAX_CELLS = 20_000
-_BATCH = 4096
-# In nat and per axis: how far the density may rise inside a part of a cell above its centre and corners.
-_RISE = 0.1
+_BATCH = 2**18
 
 _X = leggauss(NODES)[0]
 _COEFFICIENTS = np.linalg.inv(legvander(_X, NODES - 1))
-_HIGHEST = np.outer(legvander(_X, NODES - 1)[:, -1], _COEFFICIENTS[-1])
 
 
 class Cells(NamedTuple):
@@ -95,7 +92,7 @@ def evaluated(low: np.ndarray, high: np.ndarray, values: np.ndarray) -> Cells:
     """Cells with their own log densities (n, 5^d) at `node_positions`."""
     count, dimension = low.shape
     values = values.reshape(count, *[NODES] * dimension)
-    errors = np.stack([along(_HIGHEST, values, axis + 1) for axis in range(dimension)], axis=1)
+    errors = np.stack([_error(values, axis + 1) for axis in range(dimension)], axis=1)
     return _summed(low, high, values, errors, np.ones(count, dtype=bool))
 
 
@@ -135,11 +132,15 @@ def halve(cells: Cells, axes: np.ndarray) -> Cells:
     return join(*parts)
 
 
-def resolve(cells: Cells, tolerance: float) -> Cells:
-    """The same density on cells so small that the relative error of its integral is below ``tolerance``."""
+def resolve(cells: Cells, tolerance: float, settled: float = np.inf) -> Cells:
+    """The same density on cells so small that the relative error of its integral is below ``tolerance``.
+
+    Cells whose polynomial may misplace more than the part ``settled`` of their mass are left as they are.
+    """
     while True:
         ripple = log_sum(cells.log_ripple, (1,)) - cells.log_total
         coarse = ripple > np.log(tolerance / len(cells.low))
+        coarse &= log_sum(cells.log_error, (1,)) < cells.log_mass + np.log(settled)
         if not coarse.any() or len(cells.low) > _MAX_CELLS:
             return cells
         cut = cells.select(coarse)
@@ -156,7 +157,7 @@ def integrate(cells: Cells, points: Sequence[np.ndarray | None]) -> np.ndarray:
     Returns:
         One axis per entry that is not None, in their order.
     """
-    nodes, weights = leggauss(_SUM_NODES[cells.dimension])
+    nodes, weights = leggauss(SUM_NODES[cells.dimension])
     summed = tuple(axis for axis, x in enumerate(points) if x is None)
     out = np.full([len(x) for x in points if x is not None], -np.inf)
     inner, ends = basis(nodes), cells.high.max(axis=0)
@@ -179,38 +180,6 @@ def integrate(cells: Cells, points: Sequence[np.ndarray | None]) -> np.ndarray:
     return out
 
 
-def draw(rng: np.random.Generator, cells: Cells, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws (num, d) from the normalised density, and its log before normalisation (num,).
-
-    By rejection: a part of a cell is chosen under an upper bound of the density, a position in it uniformly.
-    """
-    dimension, count = cells.dimension, _SUM_NODES[cells.dimension]
-    cells = cells.select(cells.log_mass > cells.log_total - 30.0)
-    nodes, weights = leggauss(count)
-    # The weights of the sum, laid side by side, divide the cell into one part around each node.
-    edges = np.concatenate([[-1.0], np.cumsum(weights) - 1.0])
-    bound = _at_all(basis(nodes), cells.values)
-    corners = _at_all(basis(edges), cells.values)
-    for axis in range(1, dimension + 1):
-        corners = np.maximum(corners.take(range(count), axis), corners.take(range(1, count + 1), axis))
-    bound = np.maximum(bound, corners) + _RISE * dimension
-    log_proposal = bound + _log_volume(cells.low, cells.high, weights)
-    cumulative = np.cumsum(np.exp(log_proposal - log_proposal.max()).ravel())
-    draws, heights, found = [], [], 0
-    while found < num:
-        chosen = np.searchsorted(cumulative, rng.uniform(0.0, cumulative[-1], _BATCH), side="right")
-        cell, *part = np.unravel_index(chosen, bound.shape)
-        part = np.stack(part, axis=1)
-        x = edges[part] + weights[part] * rng.uniform(size=part.shape)
-        height = _at_each(cells.values[cell], x)
-        accepted = np.log(rng.uniform(size=_BATCH)) < height - bound.ravel()[chosen]
-        position = cells.low[cell] + 0.5 * (x + 1.0) * (cells.high - cells.low)[cell]
-        draws.append(position[accepted])
-        heights.append(height[accepted])
-        found += int(accepted.sum())
-    return np.concatenate(draws)[:num], np.concatenate(heights)[:num]
-
-
 def basis(x: np.ndarray) -> np.ndarray:
     """Matrix (len(x), 5) that takes values at a cell's nodes to values at positions x in [-1, 1] of the cell."""
     return legvander(x, NODES - 1) @ _COEFFICIENTS
@@ -229,11 +198,24 @@ def log_sum(x: np.ndarray, axes: tuple[int, ...], factor: np.ndarray | float = 1
     return np.log((factor * np.exp(x - top)).sum(axis=axes) + 1e-300) + top.squeeze(axes)
 
 
+def _error(values: np.ndarray, axis: int) -> np.ndarray:
+    """What degree 5 would add along an axis: the coefficient of degree 4 times the decay of coefficients per degree.
+
+    It is the same all along the axis, lest the zeros of a polynomial be taken for accuracy.
+    """
+    others = tuple(a for a in range(1, values.ndim) if a != axis)
+    coefficients = np.abs(along(_COEFFICIENTS, values, axis))
+    size = coefficients.max(axis=others, keepdims=True) if others else coefficients
+    second, highest = (size.take([degree], axis) for degree in (NODES - 3, NODES - 1))
+    decay = np.sqrt(np.minimum(highest / np.maximum(second, 1e-300), 1.0))
+    return np.repeat(coefficients.take([NODES - 1], axis) * decay, NODES, axis)
+
+
 def _summed(low: np.ndarray, high: np.ndarray, values: np.ndarray, errors: np.ndarray, fresh: np.ndarray) -> Cells:
     """Cells with their integrals."""
     dimension = low.shape[1]
-    count = _SUM_NODES[dimension]
-    num = max(1, _BATCH * 64 // count**dimension)
+    count = SUM_NODES[dimension]
+    num = max(1, _BATCH // count**dimension)
     rows = [slice(i, i + num) for i in range(0, len(low), num)]
     sums = [_sums(low[r], high[r], values[r], errors[r]) for r in rows]
     return Cells(low, high, values, errors, fresh, *(np.concatenate(x) for x in zip(*sums, strict=True)))
@@ -242,14 +224,14 @@ def _summed(low: np.ndarray, high: np.ndarray, values: np.ndarray, errors: np.nd
 def _sums(low: np.ndarray, high: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, ...]:
     """``log_profile``, ``log_error`` and ``log_ripple`` of cells; a cell has thousands of summation nodes."""
     dimension = low.shape[1]
-    nodes, weights = leggauss(_SUM_NODES[dimension])
+    nodes, weights = leggauss(SUM_NODES[dimension])
     matrix, highest = basis(nodes), legvander(nodes, len(nodes) - 1)[:, -2:]
     every = tuple(range(1, dimension + 1))
-    height = _at_all(matrix, values) + _log_volume(low, high, weights)
+    height = at_all(matrix, values) + log_volume(low, high, weights)
     profile, error, ripple = [], [], []
     for axis in every:
         profile.append(log_sum(height, tuple(a for a in every if a != axis)))
-        size = np.abs(_at_all(matrix, errors[:, axis - 1]))
+        size = np.abs(at_all(matrix, errors[:, axis - 1]))
         # An error beyond one nat could hide a mode as high as it says.
         error.append(log_sum(height + size, every, np.minimum(size, 1.0)))
         mass = np.exp(profile[-1] - profile[-1].max(axis=1, keepdims=True))
@@ -259,7 +241,7 @@ def _sums(low: np.ndarray, high: np.ndarray, values: np.ndarray, errors: np.ndar
     return np.stack(profile, axis=1), np.stack(error, axis=1), np.stack(ripple, axis=1)
 
 
-def _log_volume(low: np.ndarray, high: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def log_volume(low: np.ndarray, high: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Log of the volume that each summation node stands for, (n, q, ..., q)."""
     log_width = np.log(0.5 * (high - low)[:, :, None] * weights)
     total: Any = 0.0
@@ -268,17 +250,10 @@ def _log_volume(low: np.ndarray, high: np.ndarray, weights: np.ndarray) -> np.nd
     return total
 
 
-def _at_all(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+def at_all(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Apply a matrix along every axis but the first."""
     for axis in range(1, values.ndim):
         values = along(matrix, values, axis)
-    return values
-
-
-def _at_each(values: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Polynomials (n, 5, ..., 5), each at its own position x (n, d) in [-1, 1]: (n,)."""
-    for axis in range(x.shape[1]):
-        values = np.einsum("ni...,ni->n...", values, basis(x[:, axis]))
     return values
 
 

@@ -1,15 +1,15 @@
 """Evaluations where they matter: refine the cells of a log density until its integral is known to a tolerance.
 
 1. Divide the box into a few cells along each axis and evaluate the log density at their nodes.
-2. A cell's polynomial L has an error e along each axis, the part of the highest degree. It may misplace the mass
-   integral exp(L + |e|) min(|e|, 1): what is wrong near a peak counts, and so does a distant cell whose error is so
-   large that it could hide one.
+2. A cell's polynomial L has an error e along each axis: the next degree, by the decay of the coefficients. It may
+   misplace the mass integral exp(L + |e|) min(|e|, 1): what is wrong near a peak counts, and so does a distant cell
+   whose error is so large that it could hide one.
 3. Take the cells that make up most of the sum. Those that have evaluations of their own are halved along their worst
    axis, and their halves keep the polynomial; halves are evaluated when they are taken themselves. So a cell that
    holds no mass is left with its parent's polynomial.
 4. Stop when the sum is below the tolerance, relative to the integral, or the evaluations are used up.
 
-The degree-by-degree error is an upper bound where the coefficients decay, but nothing is proved by it. So draws of the
+Nothing is proved by the decay of coefficients. So draws of the
 result are evaluated at the end: their weights exp(log density - L) measure the error of the integral and of all
 marginals at once. A mode so narrow that no node of the first cells feels it is lost, as on any grid.
 """
@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .grid_cells import NODES, Cells, divide, draw, evaluated, halve, join, log_sum, node_positions, resolve
+from .grid_cells import NODES, Cells, divide, evaluated, halve, join, log_sum, node_positions, resolve
+from .grid_draws import draw
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
 # Cells along each axis at the start, by dimension.
@@ -30,6 +31,10 @@ NUM_CHECK = 128
 _MAX_CHECKS = 4
 # The cells that are taken in one round make up this part of the error.
 _BULK = 0.7
+# Part of the tolerance that sums over the cells may spend: it costs no evaluations.
+_SUM_PART = 0.02
+# A cell whose polynomial may misplace more than this part of its mass is not worth an exact sum yet.
+_SETTLED = 0.3
 
 
 class Budget:
@@ -41,7 +46,7 @@ class Budget:
     """
 
     # In nat below the highest value known: nothing there is seen in any integral, yet polynomials stay tame.
-    _ZERO = 100.0
+    _ZERO = 30.0
 
     def __init__(self, evaluate: Evaluate, limit: int) -> None:
         self._evaluate, self._best = evaluate, -np.inf
@@ -91,7 +96,7 @@ def refine_and_check(
     """
     low, high = divide(low, high, num)
     cells = _evaluate(evaluate, low, high)
-    tolerance, result = max_error, None
+    tolerance, result = 0.5 * max_error, None
     for _ in range(_MAX_CHECKS):
         cells = refine(cells, evaluate, tolerance, reserve=NUM_CHECK)
         result = check(rng, cells, evaluate)
@@ -108,10 +113,14 @@ def refine(cells: Cells, evaluate: Budget, tolerance: float, reserve: int = 0) -
     ``reserve`` evaluations are left.
     """
     while True:
-        cells = resolve(cells, 0.1 * tolerance)
+        cells = resolve(cells, _SUM_PART * tolerance, _SETTLED)
         error = log_sum(cells.log_error, (1,)) - cells.log_total
         if log_sum(error, (0,)) < np.log(tolerance):
-            return cells
+            count = len(cells.low)
+            cells = resolve(cells, _SUM_PART * tolerance)
+            if len(cells.low) == count:
+                return cells
+            continue
         taken = _largest(error)
         old = taken[~cells.fresh[taken]]
         old = old[: max(evaluate.left - reserve, 0) // NODES**cells.dimension]
@@ -131,19 +140,23 @@ def check(rng: np.random.Generator, cells: Cells, evaluate: Budget) -> Refinemen
     """Compare the cells with the log density at fresh draws.
 
     With weights w = exp(log density - polynomial), the integral is wrong by the factor mean(w), and half the mean of
-    |w / mean(w) - 1| is the total variation, which bounds the error of every cumulative distribution.
+    |w / mean(w) - 1| is the total variation, which bounds the error of every cumulative distribution. What the draws
+    cannot see, because the polynomials have no mass there, is added: the errors that remain, and those of the sums.
     """
     points, heights = draw(rng, cells, NUM_CHECK)
     log_weight = evaluate(points) - heights
     log_mean = log_sum(log_weight, (0,)) - np.log(NUM_CHECK)
     weight = np.exp(log_weight - log_mean)
     scatter = weight.std(ddof=1) / np.sqrt(NUM_CHECK)
-    return Refinement(cells, float(abs(log_mean) + scatter), float(0.5 * np.abs(weight - 1.0).mean()))
+    unseen = remaining_error(cells)
+    return Refinement(cells, float(abs(log_mean) + scatter + unseen), float(0.5 * np.abs(weight - 1.0).mean() + unseen))
 
 
-def order_error(cells: Cells) -> float:
-    """Part of the mass that the polynomials' highest degrees may misplace: their error without fresh evaluations."""
-    return float(np.exp(min(log_sum(cells.log_error, (0, 1)) - cells.log_total, 0.0)))
+def remaining_error(cells: Cells) -> float:
+    """Part of the mass that polynomials and sums may misplace, by the decay of their coefficients."""
+    return sum(
+        float(np.exp(min(log_sum(x, (0, 1)) - cells.log_total, 0.0))) for x in (cells.log_error, cells.log_ripple)
+    )
 
 
 def _evaluate(evaluate: Budget, low: np.ndarray, high: np.ndarray) -> Cells:
