@@ -59,10 +59,7 @@ def refuse_unsuitable(sites: Sites) -> None:
 
 def unconstrained_shapes(sites: Sites) -> dict[str, tuple[int, ...]]:
     """Shape of each latent site in unconstrained space."""
-    return {
-        name: dist.biject_to(sites[name]["fn"].support).inverse_shape(np.shape(sites[name]["value"]))
-        for name in latent_sites(sites)
-    }
+    return {name: sites[name]["unconstrained_shape"] for name in latent_sites(sites)}
 
 
 def site_dims(sites: Sites) -> dict[str, tuple[str, ...]]:

@@ -5,7 +5,8 @@ closed form; Delta costs hundreds of network evaluations per point, but it is sm
 
 1. sample the twin's posterior (its power has a free amplitude, averaged over a small grid) and choose a design over
    its bulk;
-2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process;
+2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process, in
+   coordinates that are smooth up to the edges of the prior;
 3. sample the corrected posterior with NUTS, which costs nothing, take fresh draws of it and evaluate the density there;
 4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat and the design has enough
    points in the bulk; otherwise let the draws join the design and go back to 2.
@@ -30,11 +31,13 @@ from jax.flatten_util import ravel_pytree
 from bayesdiff.diffusion.densities import Elbo, LogDensity, Twin
 
 from .chains import Kernel, Prepared, explore
+from .coordinates import Coordinates, coordinates_of
 from .diffusion_sites import require_noisy_sites, with_log_density
 from .gaussian_process import Fit, Interpolant, fit, nothing
 from .nuts import NUTS, nuts_kernel
 from .programs import compile_once
 from .progress import TaskProgress
+from .repeated import several_steps
 from .start import Start, find_start
 from .start import evaluate as evaluate_start
 from .target import BoundModel, Data, Density, Position, Target
@@ -60,6 +63,7 @@ class MarginalSurrogate:
         bulk_depth: see ``min_bulk``.
         max_rms: largest error of the surrogate accepted, in nat.
         nuts: the sampler of the result.
+        steps_per_draw: its iterations per draw, which cost next to nothing.
     """
 
     log_density: LogDensity | None = None
@@ -69,13 +73,14 @@ class MarginalSurrogate:
     min_bulk: int = 24
     bulk_depth: float = 5.0
     max_rms: float = 0.3
-    nuts: NUTS = NUTS(num_warmup=250)
+    nuts: NUTS = NUTS(num_warmup=300)
+    steps_per_draw: int = 4
 
     def __post_init__(self) -> None:
         if self.num_test < 10:
             raise ValueError(f"the acceptance test needs at least 10 draws, got num_test={self.num_test}")
-        if min(self.num_design, self.max_rounds) < 1 or self.max_rms <= 0:
-            raise ValueError("num_design, max_rounds and max_rms must be positive")
+        if min(self.num_design, self.max_rounds, self.steps_per_draw) < 1 or self.max_rms <= 0:
+            raise ValueError("num_design, max_rounds, steps_per_draw and max_rms must be positive")
 
     def prepare(self, key: jax.Array, target: Target, num_chains: int, progress: bool) -> Prepared:
         """Fit the surrogate, then hand its density to NUTS.
@@ -93,19 +98,26 @@ class MarginalSurrogate:
             raise ValueError(
                 f"MarginalSurrogate takes at most {MAX_DIMENSION} dimensions, the model has {size} latent values"
             )
-        programs = _programs(target.functions, self.log_density or _default_log_density())
+        programs = self._programs(key, target)
         with TaskProgress("surrogate", self.max_rounds + 1, progress) as bar:
             attributes, data, positions = _refine(self, key, programs, target, num_chains, bar)
         corrected = target.with_density(programs.corrected, data)
-        return Prepared(nuts_kernel(self.nuts, programs.corrected), corrected, attributes, positions)
+        return Prepared(self._kernel(programs), corrected, attributes, positions)
 
     def outline(self, target: Target, num_chains: int) -> Prepared:
         """What `prepare` returns, with an empty surrogate: a run that continues puts the one it kept in its place."""
         del num_chains
-        programs = _programs(target.functions, self.log_density or _default_log_density())
+        programs = self._programs(jax.random.key(0), target)
         size = sum(int(np.prod(shape)) for shape in target.latent_shapes.values())
         data = (target.data, nothing(size, self.num_design + self.num_test * self.max_rounds))
-        return Prepared(nuts_kernel(self.nuts, programs.corrected), target.with_density(programs.corrected, data))
+        return Prepared(self._kernel(programs), target.with_density(programs.corrected, data))
+
+    def _programs(self, key: jax.Array, target: Target) -> _Densities:
+        log_density = self.log_density or _default_log_density()
+        return _programs(target.functions, log_density, coordinates_of(key, target))
+
+    def _kernel(self, densities: _Densities) -> Kernel:
+        return several_steps(nuts_kernel(self.nuts, densities.corrected), self.steps_per_draw)
 
 
 class _Densities(NamedTuple):
@@ -114,6 +126,7 @@ class _Densities(NamedTuple):
     reference: Density
     full: Density
     corrected: Density
+    coordinates: Coordinates
 
 
 @lru_cache(maxsize=1)
@@ -122,20 +135,20 @@ def _default_log_density() -> LogDensity:
 
 
 @lru_cache(maxsize=16)
-def _programs(functions: BoundModel, log_density: LogDensity) -> _Densities:
+def _programs(functions: BoundModel, log_density: LogDensity, coordinates: Coordinates) -> _Densities:
     """The same functions for the same model, so that new data compile nothing."""
     twin = _functions_with(functions, Twin(jnp.asarray(LOG_AMPLITUDES)))
     full = _functions_with(functions, log_density)
 
     def corrected(position: Position, data: Data) -> jax.Array:
         model_data, interpolant = data
-        return twin.log_density(position, model_data) + _correction(interpolant, ravel_pytree(position)[0])
+        return twin.log_density(position, model_data) + _correction(interpolant, coordinates(position))
 
-    return _Densities(twin.log_density, full.log_density, corrected)
+    return _Densities(twin.log_density, full.log_density, corrected, coordinates)
 
 
 def _correction(interpolant: Interpolant, q: jax.Array) -> jax.Array:
-    """What the surrogate adds to the twin's log density at unconstrained parameters (d,)."""
+    """What the surrogate adds to the twin's log density at coordinates (d,)."""
     mean, deviation = interpolant(q)
     return mean + 0.5 * jnp.minimum(deviation, _MOST_OPTIMISTIC) ** 2 - jnp.maximum(deviation - _FAR, 0.0) ** 2
 
@@ -153,25 +166,26 @@ def _refine(
     position = target.functions.draw_prior(key_twin, target.data)
     size, unravel = len(ravel_pytree(position)[0]), ravel_pytree(position)[1]
     capacity = settings.num_design + settings.num_test * settings.max_rounds
-    kernel = nuts_kernel(settings.nuts, densities.corrected)
+    kernel = settings._kernel(densities)
     # Without a correction the corrected density is the twin's, and one compiled program samples both.
     data: Data = (target.data, nothing(size, capacity))
     start, _ = find_start(key_twin, target.with_density(densities.corrected, data), num_chains)
     draws = _sample(kernel, key_twin, start, data)
     evaluate = partial(_evaluate, densities, unravel, target.data)
+    locate = jax.jit(jax.vmap(lambda flat: densities.coordinates(unravel(flat))))
     points = _spread_out(rng, draws, settings.num_design, inflate=1.5)
     values, heights = evaluate(points)
     bar.advance()
     rms, bulk, number, current = np.inf, 0, 0, None
     for number, round_key in enumerate(round_keys, start=1):
-        current = _fit(points, values, draws, capacity)
+        current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, capacity)
         data = (target.data, current.interpolant)
         best = points[np.argsort(-heights)[np.arange(num_chains) % len(points)]]
         start, _ = evaluate_start(densities.corrected, jax.vmap(unravel)(jnp.asarray(best)), data)
         draws = _sample(kernel, round_key, start, data)
         fresh = draws[rng.choice(len(draws), settings.num_test, replace=False)]
         fresh_values, fresh_heights = evaluate(fresh)
-        predicted = np.asarray(jax.vmap(_correction, in_axes=(None, 0))(current.interpolant, jnp.asarray(fresh)))
+        predicted = np.asarray(jax.vmap(_correction, in_axes=(None, 0))(current.interpolant, locate(fresh)))
         error = predicted - fresh_values
         rms = float(np.sqrt(np.mean((error - error.mean()) ** 2)))
         top = max(heights.max(), fresh_heights.max())
@@ -211,7 +225,8 @@ def _difference(reference: Density, full: Density, position: Position, data: Dat
     return jnp.stack([whole - reference(position, data), whole])
 
 
-def _fit(points: np.ndarray, values: np.ndarray, draws: np.ndarray, capacity: int) -> Fit:
+def _fit(points: np.ndarray, draws: np.ndarray, values: np.ndarray, capacity: int) -> Fit:
+    """The process through ``values`` at ``points``, whitened by ``draws``, all in coordinates."""
     covariance = np.cov(draws.T).reshape(draws.shape[1], -1)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance + 1e-10 * np.trace(covariance) * np.eye(len(covariance))))
     return fit(points, values, draws.mean(axis=0), whitening, capacity)

@@ -92,9 +92,23 @@ class BoundModel:
         return self._invert(self._trace(key, data))
 
     def sites(self, key: jax.Array, data: Data) -> reading.Sites:
-        """NumPyro's trace of the model, with shapes in place of the latent values: nothing is computed."""
+        """NumPyro's trace of the model, with shapes in place of the latent values: nothing is computed.
+
+        Continuous latent sites have their shape in unconstrained space as a further entry, ``unconstrained_shape``.
+        """
         traces = []
-        jax.eval_shape(lambda: traces.append(self._trace(key, data)))
+
+        def look() -> None:
+            trace = self._trace(key, data)
+            # A support may depend on other sites, whose values do not outlive this function.
+            for name in reading.latent_sites(trace):
+                support = trace[name]["fn"].support
+                if not support.is_discrete:
+                    shape = dist.biject_to(support).inverse_shape(jnp.shape(trace[name]["value"]))
+                    trace[name]["unconstrained_shape"] = shape
+            traces.append(trace)
+
+        jax.eval_shape(look)
         return traces[0]
 
     def observations(self, key: jax.Array, data: Data) -> dict[str, jax.Array]:
