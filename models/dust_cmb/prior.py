@@ -29,7 +29,7 @@ ARCHITECTURE = UNetConfig(
 )
 # The first 3,600 steps of the shipped weights were taken with equal weights of all modes, and until step 7,400 every
 # window was its own target.
-SETTINGS = TrainingSettings(steps=9800)
+SETTINGS = TrainingSettings(steps=9000)
 CONTEXT_BOUNDS = {"H0": (50.0, 90.0), "omega_b": (0.0075, 0.0567)}
 
 
