@@ -14,6 +14,7 @@ from validation.figures import RESULTS, Figure, markdown, report, show, stored
 STUDIES = {
     "densities": ("densities", "run", "log densities against the closed form on the analytic twin"),
     "engines": ("engines", "run", "every engine on the analytic twin"),
+    "noncentred": ("noncentred", "run", "a whole field sampled without centre, against its exact posterior"),
     "power": ("power", "run", "calibration checks on posteriors that are wrong by a known amount"),
     "grid": ("grid", "run", "the adaptive grid on the analytic twin: evidence, marginals and evaluations"),
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),
