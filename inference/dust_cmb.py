@@ -114,7 +114,7 @@ def dust_cmb(
         int,
         typer.Option(
             min=0,
-            help="Data sets drawn from the posterior and compared with the observation; each costs a draw of the prior.",
+            help="Data sets drawn from the posterior and compared with the observation; each costs one prior draw.",
             rich_help_panel=_INFERENCE,
         ),
     ] = 0,

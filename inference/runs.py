@@ -38,10 +38,10 @@ def write_record(folder: Path, settings: Mapping[str, Any], observation: Observa
     """Write the settings and the observation; the settings last, so that a folder with settings is complete."""
     import numpy as np
 
-    truth = {f"truth_{name}": np.asarray(value) for name, value in (observation.truth or {}).items()}
+    arrays: dict[str, Any] = {f"truth_{name}": np.asarray(x) for name, x in (observation.truth or {}).items()}
     partial = folder / f"{OBSERVATION}.partial"
     with open(partial, "wb") as file:
-        np.savez(file, y=observation.y, **truth)
+        np.savez(file, y=observation.y, **arrays)
     os.replace(partial, folder / OBSERVATION)
     words = {"description": observation.description, "notes": list(observation.notes), "unit": observation.unit}
     partial = folder / f"{SETTINGS}.partial"

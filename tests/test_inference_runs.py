@@ -102,8 +102,10 @@ def test_run_killed_before_its_first_iteration_is_resumed(finished: Path, tmp_pa
     for name in ("run.json", "observation.npz"):
         shutil.copy(finished / name, tmp_path)
     assert "No draws yet" in run("show", tmp_path).output
-    np.testing.assert_array_equal(read_record(tmp_path).observation.y, opened(finished)["observed_data"]["y"])
-    assert read_record(tmp_path).observation.truth["sigma"] == pytest.approx(0.6)
+    observation = read_record(tmp_path).observation
+    np.testing.assert_array_equal(observation.y, opened(finished)["observed_data"]["y"])
+    assert observation.truth is not None
+    assert observation.truth["sigma"] == pytest.approx(0.6)
 
 
 def test_what_is_no_run_is_refused(finished: Path, tmp_path: Path) -> None:
