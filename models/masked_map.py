@@ -131,7 +131,7 @@ def exact_posterior(
         calibration: c.
     """
     height, width = power.shape
-    correlation = np.fft.ifft2(power).real
+    correlation = np.real(np.fft.ifft2(power))
     row, column = (x.ravel() for x in np.mgrid[:height, :width])
     prior = correlation[(row[:, None] - row) % height, (column[:, None] - column) % width]
     seen = np.flatnonzero(observation.mask.ravel())
