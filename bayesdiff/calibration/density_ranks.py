@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesdiff.calibration.arrays import Key, generator, matched
+from bayesdiff.calibration.arrays import Key, matched
 from bayesdiff.calibration.exchange import with_truth_first
 from bayesdiff.calibration.ranks import rank_statistics
 
@@ -32,10 +32,9 @@ def density_ranks(truth: ArrayLike, draws: ArrayLike, key: Key = 0) -> np.ndarra
         ValueError: if the shapes do not fit, a value is NaN, or there are fewer than 2 draws.
     """
     truth, draws = matched(truth, draws, smallest=2)
-    points = with_truth_first(truth, draws).reshape(len(truth), draws.shape[1] + 1, -1)
-    density = np.stack([_log_kernel_density(simulation.T[..., None].astype(float)).T for simulation in points]).reshape(
-        len(truth), -1, *truth.shape[1:]
-    )
+    points = with_truth_first(truth, draws)
+    rows = np.moveaxis(points, 1, -1)
+    density = np.moveaxis(_log_kernel_density(rows.reshape(-1, rows.shape[-1], 1)).reshape(rows.shape), -1, 1)
     return rank_statistics(-density[:, 0], -density[:, 1:], key)
 
 
@@ -59,22 +58,30 @@ def joint_density_ranks(truth: ArrayLike, draws: ArrayLike, key: Key = 0) -> np.
             "truth (simulation, quantity) and draws (simulation, draw, quantity) with more draws than quantities "
             f"expected, got {truth.shape} and {draws.shape}"
         )
-    density = np.stack([_log_kernel_density(points.astype(float)) for points in with_truth_first(truth, draws)])
-    return rank_statistics(-density[:, 0], -density[:, 1:], generator(key))
+    density = _log_kernel_density(with_truth_first(truth, draws))
+    return rank_statistics(-density[:, 0], -density[:, 1:], key)
 
 
 def _log_kernel_density(points: np.ndarray) -> np.ndarray:
-    """Log of a Gaussian kernel density (..., point) at its own points (..., point, quantity), up to a constant."""
-    number, dimension = points.shape[-2:]
+    """Log of Gaussian kernel densities (row, point) of points (row, point, quantity) at the points themselves.
+
+    Up to a constant; a few rows at a time, so that the distances between all points fit into memory.
+    """
+    at_once = max(1, 2**21 // points.shape[1] ** 2)
+    return np.concatenate([_rows(points[i : i + at_once].astype(float)) for i in range(0, len(points), at_once)])
+
+
+def _rows(points: np.ndarray) -> np.ndarray:
+    number, dimension = points.shape[1:]
     # Robust scales, since one outlier must not blur the whole density.
-    quartiles = np.quantile(points, [0.25, 0.75], axis=-2)
-    scale = np.minimum(points.std(axis=-2, ddof=1), (quartiles[1] - quartiles[0]) / 1.34)
-    scale = np.where(scale > 0, scale, 1.0)[..., None, :]
-    white = (points - points.mean(axis=-2, keepdims=True)) / scale
+    quartiles = np.quantile(points, [0.25, 0.75], axis=1)
+    scale = np.minimum(points.std(axis=1, ddof=1), (quartiles[1] - quartiles[0]) / 1.34)
+    white = (points - points.mean(axis=1, keepdims=True)) / np.where(scale > 0, scale, 1.0)[:, None]
     if dimension > 1:
         # Principal axes of unit variance, so that the kernel has the shape of the posterior.
-        values, axes = np.linalg.eigh(np.cov(white, rowvar=False))
-        white = white @ axes / np.sqrt(np.maximum(values, 1e-12 * values.max() + 1e-300))
+        values, axes = np.linalg.eigh(np.matmul(np.swapaxes(white, 1, 2), white) / (number - 1))
+        deviations = np.sqrt(np.maximum(values, 1e-12 * values[:, -1:] + 1e-300))
+        white = np.matmul(white, axes) / deviations[:, None]
     bandwidth = (4 / (dimension + 2) / number) ** (1 / (dimension + 4))
-    distance = np.sum((white[..., :, None, :] - white[..., None, :, :]) ** 2, axis=-1)
-    return np.log(np.sum(np.exp(-distance / (2 * bandwidth**2)), axis=-1))
+    distance = sum((column[:, :, None] - column[:, None, :]) ** 2 for column in np.moveaxis(white, -1, 0))
+    return np.log(np.sum(np.exp(distance / (-2 * bandwidth**2)), axis=-1))
