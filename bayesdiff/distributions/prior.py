@@ -39,11 +39,11 @@ class DiffusionPrior(Distribution):
     and for every steep spectrum. As it is, the site is sampled by its density and the gradient of that:
 
     * the closed form of a Gaussian prior, which costs nothing;
-    * :class:`bayesdiff.ProbabilityFlow`: the density that :meth:`sample` draws from, with the error of its probes, which
-      are fixed and so make a slightly different density, but one and the same;
+    * :class:`bayesdiff.ProbabilityFlow`: the density that :meth:`sample` draws from, with the error of its probes,
+      which are fixed and so make a slightly different density, but one and the same;
     * :class:`bayesdiff.Elbo`: a lower bound with fixed noise; where the denoiser is not exact its gap varies with x;
-    * :class:`bayesdiff.ScoreGradient`: one evaluation of the denoiser for a gradient and a few for a value, of the field
-      in a little noise, with the limits that it lists.
+    * :class:`bayesdiff.ScoreGradient`: one evaluation of the denoiser for a gradient and a few for a value, of the
+      field in a little noise, with the limits that it lists.
 
     Raises:
         ValueError: for a context of the wrong names or number, or outside the trained range.
