@@ -35,7 +35,7 @@ def run() -> list[Figure]:
     _show(failures)
     suffix = f"{NUM_REPEATS} repeats, {NUM_SIMULATIONS} simulations"
     figures = []
-    for check in ("one quantity", f"one wrong quantity of {NUM_QUANTITIES}"):
+    for check in ("one quantity", f"one of {NUM_QUANTITIES} quantities"):
         figures += [above(f"{name}, {check}: failures of {suffix}", failures[name][check], 94.5) for name in WRONG]
     figures += [
         below(f"exact, {check}: failures of {suffix}", number, 5.5) for check, number in failures["exact"].items()
@@ -44,7 +44,7 @@ def run() -> list[Figure]:
         figures += [
             Figure(f"{name}, {check}: failures of {suffix}", number)
             for check, number in failures[name].items()
-            if check not in ("one quantity", f"one wrong quantity of {NUM_QUANTITIES}")
+            if check not in ("one quantity", f"one of {NUM_QUANTITIES} quantities")
         ]
     return figures
 
@@ -81,13 +81,13 @@ def _checks(truth: np.ndarray, draws: np.ndarray) -> dict[str, bool]:
         **{f"{test} test alone": float(p) for test, p in zip(TESTS, one.p_value[0], strict=True)},
         "central coverage": float(regions.central.p_value),
         "highest-density coverage": float(regions.highest_density.p_value),
-        f"joint highest-density coverage, one wrong of 2, {JOINT_DRAWS} draws": float(joint.p_value),
+        f"joint highest-density coverage, one of 2 quantities, {JOINT_DRAWS} draws": float(joint.p_value),
         "TARP": curve.p_value,
         "TARP area": curve.area_p_value,
     }
     return {
         "one quantity": not one.passes(LEVEL),
-        f"one wrong quantity of {NUM_QUANTITIES}": not rank_tests(ranks, NUM_DRAWS).passes(LEVEL),
+        f"one of {NUM_QUANTITIES} quantities": not rank_tests(ranks, NUM_DRAWS).passes(LEVEL),
         f"one quantity, {FEW_DRAWS} draws": not few.passes(LEVEL),
         **{name: p < LEVEL for name, p in p_values.items()},
     }
