@@ -51,6 +51,7 @@ def test_twin_is_mean_plus_square_root_of_covariance():
     np.testing.assert_allclose(density, truth, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_any_reference_gives_the_same_distribution():
     """In the whitened field of a wrong Gaussian the flow has all the work to do."""
@@ -85,6 +86,7 @@ def mixture_flow(num_steps: int, amplitude=CONTEXT[0], **settings) -> bd.FlowTra
     return bd.FlowTransform(field_mixture(4), (amplitude, CONTEXT[1]), num_steps, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_determinant_is_that_of_the_map():
     n = jax.random.normal(jax.random.key(4), (3, 1, 4, 4))
@@ -102,7 +104,9 @@ def test_determinant_is_that_of_the_map():
     np.testing.assert_allclose(estimate, found, atol=0.15)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [(jnp.float64, 1e-6), (jnp.float32, 2e-4)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(jnp.float64, 1e-6), pytest.param(jnp.float32, 2e-4, marks=pytest.mark.slow)]
+)
 def test_round_trip(precision, tolerance):
     with jax.enable_x64(precision is jnp.float64):
         n = jax.random.normal(jax.random.key(4), (3, 1, 4, 4), precision)
@@ -333,18 +337,21 @@ def test_score_gradient_refuses_what_it_cannot_do():
 def test_noncentred_nuts_finds_the_exact_posterior():
     """Masked, of unknown noise level, through NumPyro's own reparametrisation: every mode's mean and variance."""
     observed = random_mask(SIZE)
-    prior = bd.DiffusionPrior(TWIN, CONTEXT)
-    x = prior.sample(jax.random.key(1)).reshape(-1)[np.flatnonzero(observed)]
+    power = red_power(SIZE, -5.0)  # so steep that its small scales tell the noise level
+    twin = bd.GaussianDenoiser(jnp.asarray(power), MEAN)
+    prior = bd.DiffusionPrior(bd.DiffusionModel(twin, bd.schedules.VPLinear(), bd.WhiteNoise(), EVENT))
+    x = jax.jit(prior.sample)(jax.random.key(1)).reshape(-1)[np.flatnonzero(observed)]
     y = x + 0.3 * jax.random.normal(jax.random.key(2), x.shape)
-    exact = mode_posterior(POWER, observed, np.asarray(y, dtype=np.float64), MEAN)
+    exact = mode_posterior(power, observed, np.asarray(y, dtype=np.float64), MEAN)
     model = handlers.reparam(masked_model(prior.as_transformed(), observed), config={"x": TransformReparam()})
     algorithm = bd.NUTS(num_warmup=300, dense_mass=False, max_tree_depth=6)
     data = bd.sample(jax.random.key(3), model, y, algorithm=algorithm, num_samples=1000, progress=False)
+    assert not data["sample_stats"]["diverging"].any()
     posterior = data["posterior"].to_dataset()
     assert posterior["x"].dims == ("chain", "draw", "channel", "height", "width")
     modes = hartley(posterior["x"].values[:, :, 0].astype(np.float64))
     mean, variance, ess = deviations(modes, exact.mean, exact.variance)
-    assert ess > 400
+    assert ess > 200
     assert np.abs(mean).max() < 4
     assert np.abs(variance).max() < 4
     assert np.sqrt(np.mean(mean**2)) < 1.4
