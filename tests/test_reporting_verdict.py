@@ -103,10 +103,32 @@ def test_piled_on_a_prior_bound(centre, side):
     assert verdict(tree).findings == ()
 
 
-def test_a_flat_posterior_is_not_piled():
+def test_a_flat_posterior_is_not_piled_but_uninformed():
     tree = _tree()
     _values(tree, "posterior", "H0")[:] = np.random.default_rng(1).uniform(50, 90, (4, 500))
-    assert verdict(tree, bounds=BOUNDS).findings == ()
+    (found,) = verdict(tree, bounds=BOUNDS).findings
+    assert found.severity == "note"
+    assert "say almost nothing of H0" in found.what
+
+
+def test_overlap_is_with_draws_of_the_prior_where_there_are_any():
+    rng = np.random.default_rng(3)
+    for width, silent in ((4.0, True), (40.0, False)):
+        tree = _tree()
+        tree["prior"] = xr.DataTree(
+            xr.Dataset({"H0": (("chain", "draw"), 68 + width * rng.standard_normal((1, 4000)))})
+        )
+        assert bool(verdict(tree).findings) is silent
+
+
+def test_a_collapsed_step_size_is_a_failure():
+    tree = _tree()
+    step_size = np.full((4, 500), 0.8)
+    step_size[2] = 1e-3
+    tree["sample_stats"] = xr.DataTree(xr.Dataset({"step_size": (("chain", "draw"), step_size)}))
+    judged = verdict(tree)
+    assert not judged.converged
+    _only(judged, "failure", "collapsed step size: chain 2")
 
 
 def test_bounds_the_wrong_way_round_are_refused():

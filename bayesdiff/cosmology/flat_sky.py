@@ -145,7 +145,7 @@ def cmb_power(
         power = power / jnp.expand_dims(power @ counts, -1)
     else:
         power = jnp.exp(log_power) / (float(pixel_arcmin) * ARCMIN) ** 2
-    return power[..., modes.index]
+    return power.at[..., modes.index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _context_values(context: Any, names: Sequence[str]) -> tuple[ArrayLike, ...]:
