@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import bayesdiff as bd
 
 
 def sampled(store: str) -> dict[str, np.ndarray]:
-    """Draws of a run that is interrupted and continues, and of one whose chains four devices do not divide equally."""
+    """Draws of a run that is interrupted and continues."""
     import jax
 
     from tests.restart_toys import Metropolis, commit_every_block, run
@@ -21,14 +23,17 @@ def sampled(store: str) -> dict[str, np.ndarray]:
         raise KeyboardInterrupt
 
     commit_every_block()
-    one_process = jax.process_count() == 1
-    if one_process:
+    if jax.process_count() == 1:
         with contextlib.suppress(KeyboardInterrupt):
             run(Metropolis(), num_chains=8, thin={"x": 5}, store=store, callback=interrupt)
-    runs = {"eight_chains": run(Metropolis(), num_chains=8, thin={"x": 5}, store=store)}
-    if one_process:
-        runs["six_chains"] = run(Metropolis(), num_chains=6, num_samples=20)
-    return _draws(runs)
+    return _draws({"eight_chains": run(Metropolis(), num_chains=8, thin={"x": 5}, store=store)}) | averaged()
+
+
+def sampled_unevenly(store: str) -> dict[str, np.ndarray]:
+    """Draws of a run whose chains four devices do not divide equally."""
+    from tests.restart_toys import Metropolis, run
+
+    return _draws({"six_chains": run(Metropolis(), num_chains=6, num_samples=20, store=store)})
 
 
 def sampled_by_nuts(store: str) -> dict[str, np.ndarray]:
@@ -51,18 +56,45 @@ def _draws(runs: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
+def averaged() -> dict[str, np.ndarray]:
+    """Gradient of a mean over a batch that is spread over the devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from bayesdiff import devices
+
+    def gradient(slope: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.grad(lambda a: (jnp.mean((a * x - y) ** 2), (a * x - y) ** 2), has_aux=True)(slope)
+
+    x = np.arange(8.0, dtype=np.float32)
+    spread = jax.jit(devices.spread_gradient(gradient, devices.mesh_for(8)))
+    mean, values = spread(np.float32(0.3), x, np.sin(x))
+    return {"gradient": np.asarray(mean), "values": np.asarray(values)}
+
+
 def trained(store: str) -> dict[str, np.ndarray]:
-    """Parameters after a few steps of training."""
+    """What the network says after a few steps of training, and the loss on the way.
+
+    Its parameters cannot be compared: those that a normalisation cancels follow the rounding of their gradients.
+    """
     from dataclasses import replace
 
     import jax
 
     from bayesdiff.training import train
-    from tests.test_training import NOISE, SCHEDULE, SETTINGS, quiet, toy
+    from tests.test_training import NOISE, SCHEDULE, SETTINGS, SIZE, quiet, toy
 
-    denoiser = train(*toy(), SCHEDULE, NOISE, replace(SETTINGS, steps=4), store, quiet)
-    leaves = jax.tree_util.tree_leaves_with_path(denoiser)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    denoiser = train(*toy(), SCHEDULE, NOISE, replace(SETTINGS, steps=4, log_every=1), store, quiet)
+    context = 0.5 * (denoiser.context_low + denoiser.context_high)
+    y = jax.random.normal(jax.random.key(0), (1, SIZE, SIZE))
+    losses = [json.loads(line)["loss"] for line in (Path(store) / "progress.jsonl").read_text().splitlines()]
+    return {
+        "network": np.asarray(
+            denoiser.whitened_residual(y, jax.numpy.float32(0.7), NOISE.power(context, y.shape), context)
+        ),
+        "residual": np.asarray(denoiser.residual_variance.ratio),
+        "loss": np.array(losses),
+    }
 
 
 def main(part: str, file: str, store: str, *processes: str) -> None:
@@ -72,7 +104,8 @@ def main(part: str, file: str, store: str, *processes: str) -> None:
         bd.initialise_devices(address, int(num_processes), int(process))
     import jax
 
-    results = {"sample": sampled, "nuts": sampled_by_nuts, "train": trained}[part](store)
+    parts = {"sample": sampled, "uneven": sampled_unevenly, "nuts": sampled_by_nuts, "train": trained}
+    results = parts[part](store)
     np.savez(file, num_devices=len(jax.devices()), **results)
 
 

@@ -170,7 +170,8 @@ def _feed_function(digest: Any, function: Any, seen: set[int]) -> None:
         used = inspect.getclosurevars(function)
     except ValueError:  # it closes over a variable that has no value yet
         return
-    for name, value in {**used.nonlocals, **used.globals}.items():
+    # Python finds the names as a set, whose order changes from process to process.
+    for name, value in sorted({**used.nonlocals, **used.globals}.items(), key=lambda item: item[0]):
         elsewhere = isinstance(value, types.FunctionType) and value.__module__ != function.__module__
         if not (elsewhere or isinstance(value, types.ModuleType | type)):
             digest.update(name.encode())

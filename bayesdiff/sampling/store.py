@@ -38,7 +38,7 @@ from .target import Target
 
 COMMIT_SECONDS = 1.0
 COMMIT_SHARE = 0.05
-_PENDING_BYTES = 2**26
+_PENDING_BYTES = 2**24
 _CHUNK_DRAWS, _CHUNK_BYTES = 100, 2**22
 _STATE, _PREPARED = "sampler_state", "prepared"
 _SLOTS = ("a", "b")
@@ -65,6 +65,7 @@ class DrawStore:
     Raises:
         FileExistsError: there is something else, or another run; nothing of it is touched. The message says what
             differs.
+        OSError: its folder cannot be made or written to.
         ValueError: the store is damaged.
         BlockingIOError: another process is writing to it.
     """
@@ -87,6 +88,8 @@ class DrawStore:
         self._num_warmup = 0
         if self._path.exists():
             self._open(run)
+        elif devices.is_first_process():
+            _require_room(self._path.parent)
         devices.wait_for_all("store opened")
 
     def _open(self, run: Mapping[str, str]) -> None:
@@ -258,6 +261,13 @@ class DrawStore:
             group = zarr.open_group(self._path, path=name, mode="r+", use_consolidated=False)
             for site, array in group.arrays():
                 array.resize(tuple(listed[f"{name}/{site}"]["shape"]))
+
+
+def _require_room(folder: Path) -> None:
+    """Raise OSError before anything is computed, rather than when it is to be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the store cannot be written: '{folder}' is read-only")
 
 
 def _empty(folder: Path) -> None:
