@@ -1,4 +1,4 @@
-"""Emulated CMB spectra, flat-sky Fourier powers and Gaussian components of a patch."""
+"""Emulated CMB spectra, flat-sky Fourier powers, Gaussian components of a patch, and weak lensing."""
 
 from bayesdiff.cosmology.emulator import cmb_spectrum
 from bayesdiff.cosmology.flat_sky import (
@@ -9,14 +9,17 @@ from bayesdiff.cosmology.flat_sky import (
     power_from_card,
 )
 from bayesdiff.cosmology.gaussian import simulate_gaussian, wiener_separation
+from bayesdiff.cosmology.lensing import convergence_to_shear, shear_to_convergence
 
 __all__ = [
     "CMBPower",
     "WhitePower",
     "cmb_power",
     "cmb_spectrum",
+    "convergence_to_shear",
     "dust_cmb_noise_components",
     "power_from_card",
+    "shear_to_convergence",
     "simulate_gaussian",
     "wiener_separation",
 ]
