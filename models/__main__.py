@@ -22,6 +22,10 @@ class Recipe(StrEnum):
     """Priors with a training recipe."""
 
     dust_cmb = "dust_cmb"
+    mass_mapping = "mass_mapping"
+
+
+NAMES = {Recipe.dust_cmb: "dust-cmb-64", Recipe.mass_mapping: "kappa-64"}
 
 
 @app.command("train")
@@ -29,20 +33,26 @@ def train(
     recipe: Annotated[Recipe, typer.Argument(help="Which prior.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
     folder: Annotated[
-        Path, typer.Option(help="Checkpoints and progress.jsonl; a training found there continues.")
-    ] = Path("build/training/dust-cmb-64"),
+        Path | None,
+        typer.Option(
+            help="Checkpoints and progress.jsonl; a training found there continues.",
+            show_default="build/training/ and the prior's name",
+        ),
+    ] = None,
     output: Annotated[
-        Path, typer.Option(help="Folder of the model.", show_default="bayesdiff/pretrained/dust-cmb-64")
-    ] = PRETRAINED / "dust-cmb-64",
+        Path | None, typer.Option(help="Folder of the model.", show_default="bayesdiff/pretrained/ and that name")
+    ] = None,
 ) -> None:
     """Train a prior, measure its quality on held-out maps, and write weights and card.
 
     Prints the loss per band of log-SNR now and then (1 is the Wiener filter). It may be interrupted and started again.
     """
     from dataclasses import replace
+    from importlib import import_module
 
-    from models.dust_cmb import prior
-
+    prior = import_module(f"models.{recipe.value}.prior")
+    folder = Path("build/training") / NAMES[recipe] if folder is None else folder
+    output = PRETRAINED / NAMES[recipe] if output is None else output
     settings = prior.SETTINGS if steps is None else replace(prior.SETTINGS, steps=steps)
     try:
         denoiser = prior.train_denoiser(settings, folder)

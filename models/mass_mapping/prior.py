@@ -1,0 +1,112 @@
+"""Training recipe of the convergence prior: an unconditional diffusion in white noise.
+
+The denoiser is Wiener-preconditioned about the mean and power of the training windows, which are not periodic; as in
+:mod:`models.dust_cmb.prior` the power keeps its full two-dimensional shape, where the closing seam shows, and the
+network is told where the seam lies. One spectrum is enough for all windows, because they are of one map.
+
+**There is one training map**, of 84 x 84 pixels or less than two disjoint windows of 64 x 64. Shifts by single pixels,
+the 36 positions of the coarse pixels and the symmetries of the square make many windows of it, but no new structure:
+the prior knows the peaks of this map only, its largest scales have the variance of one realisation, and it may recall
+the map instead of its law. So the network is small and the training short, and the card tells how near draws are to
+the nearest training window and how much better the denoiser is on the training map than on a held-out one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from bayesdiff.diffusion.denoiser import GaussianDenoiser, twin
+from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
+from bayesdiff.diffusion.noise import WhiteNoise
+from bayesdiff.diffusion.schedules import Cosine
+from bayesdiff.networks.unet import UNetConfig
+from bayesdiff.networks.wiener import WienerDenoiser, initialise
+from bayesdiff.training import MapWindows, TrainingSettings, settings_card, train
+from models.mass_mapping.data import PATCH_SIZE, PIXEL_ARCMIN, Convergence, load_convergence
+from models.mass_mapping.quality import compare_draws, denoising_table, draw_fields
+
+NAME = "kappa-64"
+SCHEDULE = Cosine(log_snr_max=10.0)
+ARCHITECTURE = UNetConfig(in_channels=3, out_channels=1, channels=(16, 32, 64), blocks=(1, 1, 2), seam=True)
+SETTINGS = TrainingSettings(steps=2000, pool_size=128, warmup_steps=200, ema_decay=0.998)
+
+
+def training_windows(maps: Convergence | None = None) -> MapWindows:
+    """Windows of the training map."""
+    maps = load_convergence() if maps is None else maps
+    return MapWindows(jnp.asarray(maps.training), PATCH_SIZE, periodic=(False, False))
+
+
+def gaussian_field(windows: MapWindows) -> GaussianDenoiser:
+    """The Gaussian field with the mean and power of the windows: the prior of the Wiener reconstruction."""
+    mean, power = windows.statistics()
+    return GaussianDenoiser(power, mean)
+
+
+def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
+    """The Wiener filter of the training windows, with a network that gives zero."""
+    return initialise(seed, gaussian_field(windows), ARCHITECTURE)
+
+
+def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, maps: Convergence, **card: Any) -> DiffusionModel:
+    """The diffusion model around a denoiser; its card says how fields become convergence, and holds ``card``."""
+    reference = twin(denoiser)
+    assert reference is not None
+    size = int(reference.power.shape[-1])
+    return DiffusionModel(
+        denoiser=denoiser,
+        schedule=SCHEDULE,
+        noise=WhiteNoise(),
+        event_shape=(1, size, size),
+        name="x",
+        card=Card({"kappa_sd": maps.sd, "kappa_mean": maps.mean, "pixel_arcmin": PIXEL_ARCMIN, **card}),
+    )
+
+
+def twin_prior() -> DiffusionModel:
+    """The Gaussian twin of the trained prior; no network, and the Wiener reconstruction is its posterior mean."""
+    maps = load_convergence()
+    return make_prior(gaussian_field(training_windows(maps)), maps)
+
+
+def kappa_scale(prior: DiffusionModel) -> float:
+    """Convergence of x = 1, from the card of a prior of this recipe.
+
+    Raises:
+        ValueError: the card does not say.
+    """
+    entries = prior.card.entries
+    if "kappa_sd" not in entries or entries.get("pixel_arcmin") != PIXEL_ARCMIN:
+        raise ValueError(
+            f"the prior must be one of convergence on pixels of {PIXEL_ARCMIN} arcmin, with kappa_sd in its card; its "
+            f"card has {', '.join(entries) or 'nothing'}"
+        )
+    return float(entries["kappa_sd"])
+
+
+def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) -> DiffusionModel:
+    """Measure a trained prior and write it with its card."""
+    maps = load_convergence()
+    model = make_prior(
+        denoiser,
+        maps,
+        title="Weak-lensing convergence, 64 x 64 pixels of 1.74 arcmin",
+        unit="standard deviation kappa_sd of the training map; convergence = kappa_mean + kappa_sd x",
+        provenance="kappaTNG map of jax-lensing (MIT), averaged 6 x 6; its MassiveNuS map is held out",
+        limits="one training map of fewer than two disjoint windows: the prior may recall it, see the distances to "
+        "the nearest training window; one cosmology and one source redshift",
+        command="python -m models train mass_mapping",
+        training=settings_card(settings),
+    )
+    quality = {"draws": compare_draws(draw_fields(model), maps), "denoising": denoising_table(model, maps)}
+    model.save(path, quality=quality)
+    return load_model(path)
+
+
+def train_denoiser(settings: TrainingSettings, folder: Path) -> WienerDenoiser:
+    """Run the recipe, continuing from the checkpoint in ``folder``."""
+    windows = training_windows()
+    return train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)

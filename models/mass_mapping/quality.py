@@ -1,0 +1,101 @@
+"""How good the convergence prior is: draws beside the training map, the denoiser on a held-out map, memorisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bayesdiff as bd
+from bayesdiff.networks.wiener import WienerDenoiser
+from bayesdiff.training import MapWindows, denoising_errors
+from models.mass_mapping.data import PATCH_SIZE, Convergence
+
+NOISE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+BAND_EDGES = np.array([0.5, 1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0, 25.6])
+_STRIDE = 4
+
+
+def draw_fields(model: bd.DiffusionModel, num: int = 128, seed: int = 0, chunk: int = 16) -> np.ndarray:
+    """``num`` draws of the prior, (num, 1, H, W)."""
+    prior = bd.DiffusionPrior(model)
+    draw = jax.jit(lambda key: prior.sample(key, (chunk,)))
+    keys = jax.random.split(jax.random.key(seed), -(-num // chunk))
+    return np.concatenate([np.asarray(draw(key)) for key in keys])[:num]
+
+
+def compare_draws(draws: np.ndarray, maps: Convergence) -> dict[str, Any]:
+    """Spectrum and one-point statistics of draws against training windows, and memorisation.
+
+    Args:
+        draws: from :func:`draw_fields`.
+        maps: training and held-out map.
+
+    Returns:
+        Ratios draws / training (``power_ratio`` per band of ``BAND_EDGES``), skewness of both, and the median distance
+        to the nearest training window, over shifts and the symmetries of the square, of draws and of held-out windows,
+        each in units of the field's own standard deviation. Draws that are nearer than held-out windows are copies.
+    """
+    windows = MapWindows(jnp.asarray(maps.training), PATCH_SIZE, periodic=(False, False))
+    training = np.asarray(jax.vmap(windows.draw)(jax.random.split(jax.random.key(7), 1024)))
+    ours, theirs = (np.asarray(bd.fields.power_spectrum(x, edges=BAND_EDGES).power)[:, 0] for x in (draws, training))
+    statistics: dict[str, Any] = {
+        "power_ratio": (ours.mean(axis=0) / theirs.mean(axis=0)).tolist(),
+        "power_ratio_error": (theirs.std(axis=0) / theirs.mean(axis=0) / np.sqrt(len(draws))).tolist(),
+        "sd_ratio": float(draws.std() / training.std()),
+        "skewness": _skewness(draws),
+        "skewness_training": _skewness(training),
+    }
+    # Shifts between the positions of the references are searched by the distance itself; half a coarse pixel is not.
+    references = _symmetries(np.concatenate([_windows(maps.training[k], _STRIDE) for k in (0, 21)]))
+    held_out = _windows(maps.held_out[0], maps.held_out.shape[-1] - PATCH_SIZE)
+    for name, fields in (("draws", draws), ("held_out", held_out)):
+        distance = np.asarray(bd.fields.nearest_patch_distance(fields, references)) / fields.std(axis=(1, 2, 3))
+        statistics[f"nearest_window_{name}"] = float(np.median(distance))
+        statistics[f"nearest_window_{name}_smallest"] = float(np.min(distance))
+    return statistics
+
+
+def denoising_table(model: bd.DiffusionModel, maps: Convergence, num: int = 64, seed: int = 3) -> dict[str, Any]:
+    """Mean square error of the denoiser over that of the Wiener filter, on the training and on the held-out map.
+
+    Errors are averaged over modes in units of the Wiener filter's posterior variance. A ratio that is much smaller on
+    the training map than on the held-out one is memorisation.
+    """
+    assert isinstance(model.denoiser, WienerDenoiser)
+    denoiser = model.denoiser
+    table: dict[str, Any] = {"noise_levels": list(NOISE_LEVELS)}
+    for name, fields in (("training", maps.training), ("held_out", maps.held_out)):
+        windows = MapWindows(jnp.asarray(fields), PATCH_SIZE, periodic=(False, False))
+
+        @jax.jit
+        def ratio(t, key, windows=windows):
+            def one(key):
+                errors = denoising_errors(key, t, windows, denoiser, model.schedule, model.noise)
+                return jnp.stack([jnp.mean(error**2) for error in errors])
+
+            network, wiener = jnp.mean(jax.lax.map(one, jax.random.split(key, num), batch_size=16), axis=0)
+            return network / wiener
+
+        times = [model.schedule.time_of_noise_level(s) for s in NOISE_LEVELS]
+        table[name] = [float(ratio(t, jax.random.key(seed))) for t in times]
+    return table
+
+
+def _skewness(fields: np.ndarray) -> float:
+    centred = fields.astype(np.float64) - fields.mean()
+    return float(np.mean(centred**3) / np.mean(centred**2) ** 1.5)
+
+
+def _windows(field: np.ndarray, stride: int) -> np.ndarray:
+    """Windows of a map (1, rows, columns) every ``stride`` pixels."""
+    view = np.lib.stride_tricks.sliding_window_view(field, (PATCH_SIZE, PATCH_SIZE), axis=(1, 2))
+    return np.ascontiguousarray(np.moveaxis(view[:, ::stride, ::stride], 0, 2).reshape(-1, 1, PATCH_SIZE, PATCH_SIZE))
+
+
+def _symmetries(patches: np.ndarray) -> np.ndarray:
+    """The patches under the eight symmetries of the square."""
+    turned = [np.rot90(patches, k, axes=(-2, -1)) for k in range(4)]
+    return np.concatenate(turned + [x[..., ::-1] for x in turned])

@@ -1,0 +1,222 @@
+"""Mass mapping: averaging of the shear, the Wiener map against matrices, the sampled twin, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro import handlers
+from scipy.stats import multivariate_normal
+
+import bayesdiff as bd
+from bayesdiff.cosmology import convergence_to_shear, shear_to_convergence
+from models.mass_mapping import data, prior, quality
+from models.mass_mapping.data import Survey, average_shear, load_convergence, load_cosmos, pad
+from models.mass_mapping.model import LEVEL_SD, make_model, observe
+from models.mass_mapping.wiener import dense_posterior, wiener_map
+from tests.diffusion_toys import dense_covariance, red_power
+from validation.noncentred import deviations
+
+SIZE, KAPPA_SD, MEAN = 8, 0.02, 0.3
+
+
+def twin() -> bd.DiffusionModel:
+    gaussian = bd.GaussianDenoiser(jnp.asarray(red_power(SIZE)), MEAN)
+    return bd.DiffusionModel(gaussian, bd.schedules.Cosine(), bd.WhiteNoise(), (1, SIZE, SIZE))
+
+
+def survey() -> Survey:
+    rng = np.random.default_rng(1)
+    mask = rng.random((SIZE, SIZE)) > 0.3
+    mask[:, :1] = False
+    return Survey(mask, np.where(mask, rng.uniform(0.005, 0.015, (2, SIZE, SIZE)), 0.0))
+
+
+def observation(level: float = 1.1) -> data.ShearMap:
+    kappa = KAPPA_SD * np.asarray(bd.DiffusionPrior(twin()).sample(jax.random.key(3)))
+    return observe(jax.random.key(4), kappa, survey(), level)
+
+
+def test_blocks_are_averaged_by_inverse_variance():
+    rng = np.random.default_rng(0)
+    shear, sd, mask = rng.normal(size=(2, 4, 6)), rng.uniform(0.1, 1.0, (2, 4, 6)), rng.random((4, 6)) > 0.3
+    mask[:2, 2:4] = False
+    shear[:, ~mask] = np.nan
+    mean, averaged = average_shear(shear, sd, mask, 2)
+    assert mean.shape == averaged.noise_sd.shape == (2, 2, 3)
+    assert mean.dtype == np.float32
+    assert averaged.mask.tolist() == [[True, False, True], [True, True, True]]
+    assert np.all(mean[:, 0, 1] == 0.0)
+    assert np.all(averaged.noise_sd[:, 0, 1] == 0.0)
+    seen = mask[2:, 4:]
+    weights = sd[1, 2:, 4:][seen] ** -2
+    assert mean[1, 1, 2] == pytest.approx(np.average(shear[1, 2:, 4:][seen], weights=weights), rel=1e-6)
+    assert averaged.noise_sd[1, 1, 2] == pytest.approx(weights.sum() ** -0.5, rel=1e-6)
+
+
+def test_padding_is_unobserved():
+    padded = pad(observation(), 11)
+    assert padded.shear.shape == padded.survey.noise_sd.shape == (2, 11, 11)
+    assert padded.survey.mask.sum() == survey().mask.sum()
+    np.testing.assert_array_equal(padded.survey.mask[1:9, 1:9], survey().mask)
+    with pytest.raises(ValueError, match="8 x 8 pixels does not fit in 7 x 7"):
+        pad(observation(), 7)
+
+
+def test_cosmos_has_more_e_than_b_modes(data_dir):
+    cosmos = load_cosmos(data_dir)
+    mask, noise_sd = cosmos.survey
+    assert cosmos.shear.shape == (2, 64, 64)
+    assert 1900 < mask.sum() < 2200
+    assert not mask[:2].any()
+    assert 0.015 < np.median(noise_sd[0][mask]) < 0.03
+    weight = np.where(mask, 1.0 / np.where(mask, noise_sd, 1.0) ** 2, 0.0)
+    weight /= weight.max()
+
+    def variances(shear: np.ndarray) -> np.ndarray:
+        return np.asarray(shear_to_convergence(weight * shear))[..., mask].var(axis=-1)
+
+    noise = noise_sd * np.random.default_rng(0).normal(size=(64, 2, 64, 64))
+    of_noise = variances(noise.astype(np.float32))
+    excess = (variances(cosmos.shear) - of_noise.mean(axis=0)) / of_noise.std(axis=0)
+    flipped = variances(cosmos.shear * np.array([1.0, -1.0], np.float32)[:, None, None])
+    assert excess[0] > 5.0
+    assert excess[0] > 2.0 * excess[1]
+    assert variances(cosmos.shear)[1] < flipped[1]
+
+
+def test_simulated_maps_are_standardised_and_apart(data_dir):
+    maps = load_convergence(data_dir)
+    assert maps.training.shape == (36, 1, 84, 84)
+    assert maps.held_out.shape == (1, 1, 75, 75)
+    assert abs(maps.training.mean()) < 1e-4
+    assert maps.training.std() == pytest.approx(1.0, abs=1e-4)
+    assert 0.01 < maps.sd < 0.03
+    with pytest.raises(FileNotFoundError):
+        data.data_folder("none.npz")
+
+
+def test_matrices_are_those_of_the_operator(x64):
+    observed = observation()
+    mean, covariance, log_density = dense_posterior(observed, twin().denoiser, KAPPA_SD, 1.1)
+    signal = KAPPA_SD**2 * dense_covariance(red_power(SIZE))
+    basis = np.eye(SIZE**2).reshape(-1, 1, SIZE, SIZE)
+    seen = np.tile(observed.survey.mask.ravel(), 2)
+    response = np.stack([np.asarray(convergence_to_shear(e)).ravel() for e in basis], axis=1)[seen]
+    noise = np.diag((1.1 * observed.survey.noise_sd.ravel()[seen]) ** 2)
+    e = observed.shear.ravel()[seen].astype(float)
+    truth = multivariate_normal(np.zeros(len(e)), response @ signal @ response.T + noise).logpdf(e)
+    assert log_density == pytest.approx(truth, abs=1e-7)
+    precision = np.linalg.inv(signal) + response.T @ np.linalg.solve(noise, response)
+    np.testing.assert_allclose(covariance, np.linalg.inv(precision), atol=1e-10)
+    weighted = response.T @ np.linalg.solve(noise, e) + np.linalg.solve(signal, np.full(SIZE**2, KAPPA_SD * MEAN))
+    np.testing.assert_allclose(mean, np.linalg.solve(precision, weighted), atol=1e-9)
+
+
+def test_conjugate_gradients_against_matrices():
+    observed, gaussian = observation(), twin().denoiser
+    mean, covariance, _ = dense_posterior(observed, gaussian, KAPPA_SD, 1.1)
+    wiener = wiener_map(jax.random.key(0), observed, gaussian, KAPPA_SD, 1.1, num_draws=4000)
+    sd = np.sqrt(np.diag(covariance))
+    assert wiener.residual < 1e-4
+    np.testing.assert_allclose(wiener.mean.ravel(), mean, atol=1e-3 * sd.min())
+    np.testing.assert_allclose(wiener.sd.ravel(), sd, rtol=5.0 / np.sqrt(2 * 4000))
+    draws = wiener.draws.reshape(4000, -1)
+    assert np.all(np.abs(draws.mean(axis=0) - mean) < 4.5 * sd / np.sqrt(4000))
+    # One number for all the correlations: the quadratic form of a right covariance is chi-square.
+    centred = draws - mean
+    form = np.sum(centred * np.linalg.solve(covariance, centred.T).T, axis=1)
+    assert abs(form.mean() / SIZE**2 - 1.0) < 5.0 * np.sqrt(2.0 / (SIZE**2 * 4000))
+
+
+def test_density_counts_seen_pixels_only(x64):
+    observed = observation()
+    model = make_model(twin(), observed.survey, KAPPA_SD)
+    trace = handlers.trace(handlers.seed(model, jax.random.key(5))).get_trace(jnp.asarray(observed.shear))
+    assert {"level", "x", "x_base", "kappa", "shear"} <= set(trace)
+    kappa, level = np.asarray(trace["kappa"]["value"]), float(trace["level"]["value"])
+    np.testing.assert_allclose(kappa, KAPPA_SD * np.asarray(trace["x"]["value"]))
+    sd, mask = level * np.asarray(observed.survey.noise_sd), observed.survey.mask
+    deviation = (observed.shear - np.asarray(convergence_to_shear(kappa)))[:, mask] / sd[:, mask]
+    expected = np.sum(-0.5 * deviation**2 - np.log(sd[:, mask]) - 0.5 * np.log(2 * np.pi))
+    assert float(trace["shear"]["fn"].log_prob(observed.shear)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mass_sheet_does_not_enter_the_shear():
+    kappa = observation().truth["kappa"]
+    sheet = observe(jax.random.key(4), kappa + 0.5, survey(), 1.1)
+    np.testing.assert_allclose(sheet.shear, observation().shear, atol=1e-6)
+    around = observe(jax.random.key(4), np.pad(kappa, ((0, 0), (2, 2), (3, 3))), survey(), 1.1)
+    np.testing.assert_array_equal(around.truth["kappa"], kappa)
+
+
+def test_sampled_twin_has_the_exact_posterior():
+    observed = observation()
+    levels = np.exp(np.linspace(-4 * LEVEL_SD, 4 * LEVEL_SD, 41))
+    exact = [dense_posterior(observed, twin().denoiser, KAPPA_SD, level) for level in levels]
+    log_weight = np.array([log_density for *_, log_density in exact]) - 0.5 * (np.log(levels) / LEVEL_SD) ** 2
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    mean = sum(w * m for w, (m, _, _) in zip(weight, exact, strict=True))
+    variance = sum(w * (np.diag(c) + (m - mean) ** 2) for w, (m, c, _) in zip(weight, exact, strict=True))
+    model = make_model(twin(), observed.survey, KAPPA_SD)
+    algorithm = bd.AdjustedMCLMC(num_warmup=300)
+    result = bd.sample(
+        jax.random.key(0), model, observed.shear, algorithm=algorithm, num_samples=1000, keep=("kappa", "level"),
+        progress=False,
+    )  # fmt: skip
+    posterior = result["posterior"].to_dataset()
+    kappa = posterior["kappa"].values.reshape(4, 1000, -1).astype(np.float64)
+    of_means, of_variances, ess = deviations(kappa, mean, variance)
+    assert ess > 400
+    assert np.abs(of_means).max() < 4.5
+    assert np.abs(of_variances).max() < 4.5
+    log_level = np.log(posterior["level"].values)[..., None]
+    of_level, _, ess = deviations(log_level, np.array([weight @ np.log(levels)]), np.array([1.0]))
+    assert ess > 400
+    assert abs(of_level[0]) < 4.5
+
+
+def test_bad_input_is_refused():
+    good = survey()
+    with pytest.raises(ValueError, match=r"mask must have shape \(8, 8\), got \(4, 4\)"):
+        make_model(twin(), good._replace(mask=np.ones((4, 4))), KAPPA_SD)
+    with pytest.raises(ValueError, match=r"noise_sd must have shape \(2, 8, 8\)"):
+        make_model(twin(), good._replace(noise_sd=good.noise_sd[0]), KAPPA_SD)
+    with pytest.raises(ValueError, match="0 everywhere"):
+        make_model(twin(), good._replace(mask=0 * good.mask), KAPPA_SD)
+    with pytest.raises(ValueError, match=r"noise_sd must be positive.*got -0.* and \d+ such values"):
+        make_model(twin(), good._replace(noise_sd=-good.noise_sd), KAPPA_SD)
+    with pytest.raises(ValueError, match="kappa_sd must be positive, got -1"):
+        make_model(twin(), good, -1.0)
+    with pytest.raises(ValueError, match="one channel and no context"):
+        make_model(replace(twin(), context_names=("z",)), good, KAPPA_SD)
+    with pytest.raises(ValueError, match="factor must divide"):
+        average_shear(np.zeros((2, SIZE, SIZE)), good.noise_sd, good.mask, 3)
+    with pytest.raises(ValueError, match="shear must be finite"):
+        average_shear(np.full((2, SIZE, SIZE), np.nan), good.noise_sd, good.mask, 2)
+    with pytest.raises(ValueError, match="must cover"):
+        observe(jax.random.key(0), np.zeros((1, 6, 9)), good)
+    with pytest.raises(ValueError, match="num_draws must be at least 2"):
+        wiener_map(jax.random.key(0), observation(), twin().denoiser, KAPPA_SD, num_draws=1)
+    with pytest.raises(ValueError, match="kappa_sd in its card"):
+        prior.kappa_scale(twin())
+
+
+def test_prior_of_one_map_and_its_statistics():
+    """The statistics of draws that are windows of the training map itself: no distance, no difference."""
+    rng = np.random.default_rng(0)
+    modes = np.fft.fft2(rng.normal(size=(1, 66, 66))) * np.sqrt(red_power(66))
+    smooth = np.fft.ifft2(modes).real.astype(np.float32)
+    maps = data.Convergence(np.broadcast_to(smooth, (36, 1, 66, 66)), smooth[None, :, ::-1], 0.0, 0.02)
+    copies = np.broadcast_to(smooth[:, :64, :64], (4, 1, 64, 64))
+    statistics = quality.compare_draws(copies, maps)
+    assert statistics["nearest_window_draws"] < 1e-2
+    assert statistics["sd_ratio"] == pytest.approx(1.0, abs=0.1)
+    windows = prior.training_windows(maps)
+    model = prior.make_prior(prior.untrained_denoiser(windows), maps)
+    assert model.event_shape == (1, 64, 64)
+    assert prior.kappa_scale(model) == 0.02
