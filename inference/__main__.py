@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from inference.dust_cmb import dust_cmb
+from inference.mass_mapping import mass_mapping
 from inference.runs import resume, show
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("dust_cmb")(dust_cmb)
+app.command("mass_mapping")(mass_mapping)
 app.command("resume")(resume)
 app.command("show")(show)
 

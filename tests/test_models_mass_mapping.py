@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from numpyro import handlers
 from scipy.stats import multivariate_normal
+from typer.testing import CliRunner
 
 import bayesdiff as bd
+import inference.mass_mapping
 from bayesdiff.cosmology import convergence_to_shear, shear_to_convergence
+from bayesdiff.diffusion.model import Card
+from inference.__main__ import app
+from inference.mass_mapping import reconstruct
 from models.mass_mapping import data, prior, quality
 from models.mass_mapping.data import Survey, average_shear, load_convergence, load_cosmos, pad
-from models.mass_mapping.model import LEVEL_SD, make_model, observe
+from models.mass_mapping.model import LEVEL_SD, chi_square, make_model, observe
 from models.mass_mapping.wiener import dense_posterior, wiener_map
 from tests.diffusion_toys import dense_covariance, red_power
+from validation.mass_mapping import errors, figures_of, interval_coverage, rms_error
 from validation.noncentred import deviations
 
 SIZE, KAPPA_SD, MEAN = 8, 0.02, 0.3
@@ -26,6 +34,11 @@ SIZE, KAPPA_SD, MEAN = 8, 0.02, 0.3
 def twin() -> bd.DiffusionModel:
     gaussian = bd.GaussianDenoiser(jnp.asarray(red_power(SIZE)), MEAN)
     return bd.DiffusionModel(gaussian, bd.schedules.Cosine(), bd.WhiteNoise(), (1, SIZE, SIZE))
+
+
+def known_twin() -> bd.DiffusionModel:
+    """With what a published prior's card says of it."""
+    return replace(twin(), card=Card({"kappa_sd": KAPPA_SD, "pixel_arcmin": data.PIXEL_ARCMIN}))
 
 
 def survey() -> Survey:
@@ -153,7 +166,16 @@ def test_mass_sheet_does_not_enter_the_shear():
     np.testing.assert_array_equal(around.truth["kappa"], kappa)
 
 
-def test_sampled_twin_has_the_exact_posterior():
+@pytest.fixture(scope="module")
+def sampled() -> xr.DataTree:
+    """The twin, sampled, with its Wiener reconstruction."""
+    algorithm = bd.AdjustedMCLMC(num_warmup=300)
+    observed = observation()
+    model = make_model(known_twin(), observed.survey, KAPPA_SD)
+    return reconstruct(observed, known_twin(), model, algorithm=algorithm, num_samples=1000, progress=False)
+
+
+def test_sampled_twin_has_the_exact_posterior(sampled):
     observed = observation()
     levels = np.exp(np.linspace(-4 * LEVEL_SD, 4 * LEVEL_SD, 41))
     exact = [dense_posterior(observed, twin().denoiser, KAPPA_SD, level) for level in levels]
@@ -162,22 +184,62 @@ def test_sampled_twin_has_the_exact_posterior():
     weight /= weight.sum()
     mean = sum(w * m for w, (m, _, _) in zip(weight, exact, strict=True))
     variance = sum(w * (np.diag(c) + (m - mean) ** 2) for w, (m, c, _) in zip(weight, exact, strict=True))
-    model = make_model(twin(), observed.survey, KAPPA_SD)
-    algorithm = bd.AdjustedMCLMC(num_warmup=300)
-    result = bd.sample(
-        jax.random.key(0), model, observed.shear, algorithm=algorithm, num_samples=1000, keep=("kappa", "level"),
-        progress=False,
-    )  # fmt: skip
-    posterior = result["posterior"].to_dataset()
-    kappa = posterior["kappa"].values.reshape(4, 1000, -1).astype(np.float64)
+    kappa = sampled["posterior"]["kappa"].values.reshape(4, 1000, -1).astype(np.float64)
     of_means, of_variances, ess = deviations(kappa, mean, variance)
     assert ess > 400
     assert np.abs(of_means).max() < 4.5
     assert np.abs(of_variances).max() < 4.5
-    log_level = np.log(posterior["level"].values)[..., None]
+    log_level = np.log(sampled["posterior"]["level"].values)[..., None]
     of_level, _, ess = deviations(log_level, np.array([weight @ np.log(levels)]), np.array([1.0]))
     assert ess > 400
     assert abs(of_level[0]) < 4.5
+
+
+def test_study_measures_errors_and_coverage(sampled):
+    observed = observation()
+    found = errors(sampled, observed)
+    assert found.sampled == pytest.approx(found.wiener, rel=0.1)
+    assert 0.4 < found.coverage < 0.95
+    assert chi_square(observed.truth["kappa"], observed) == pytest.approx(1.1**2, abs=0.5)
+    figures = {figure.name: figure.value for figure in figures_of(sampled, observed)}
+    assert figures["correlation with the Wiener mean"] > 0.98
+    with pytest.raises(ValueError, match="need the truth"):
+        errors(sampled, observed._replace(truth=None))
+    draws = np.random.default_rng(0).normal(size=(4000, 20, 20))
+    everywhere = np.ones((20, 20), bool)
+    assert interval_coverage(draws[1:], draws[0], everywhere) == pytest.approx(0.68, abs=0.1)
+    assert interval_coverage(draws[1:], 3.0 * draws[0], everywhere) < 0.4
+    assert rms_error(draws[0] + 5.0, draws[0], everywhere) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_run_ends_in_a_report_with_maps(sampled, monkeypatch, tmp_path):
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+    monkeypatch.setattr(inference.mass_mapping, "load_prior", lambda name: known_twin())
+    monkeypatch.setattr(inference.mass_mapping, "reconstruct", lambda *args, **kwargs: sampled.copy())
+    monkeypatch.setattr(data, "load_cosmos", lambda: observation()._replace(truth=None))
+    arguments = ["mass_mapping", "--quiet", "--output", str(tmp_path / "map")]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code in (0, 3), result.output
+    kept = sorted(path.name for path in (tmp_path / "map").iterdir())
+    assert kept == ["maps.png", "posterior.zarr", "report.html", "summary.csv", "verdict.txt"]
+    page = (tmp_path / "map" / "report.html").read_text(encoding="utf-8")
+    assert "Mass maps" in page
+    assert "No maps were drawn" not in page
+    assert "dust" not in re.sub('"data:[^"]*"', "", page)
+    assert page.count("data:image/png") == 4
+    stored = xr.open_datatree(tmp_path / "map" / "posterior.zarr", engine="zarr", consolidated=False)
+    assert stored["wiener"]["mean"].shape == (1, SIZE, SIZE)
+    assert stored["survey"]["mask"].shape == (SIZE, SIZE)
+    assert "holds files" in runner.invoke(app, arguments).output
+    assert "no interrupted run" in runner.invoke(app, [*arguments, "--continue"]).output
+
+
+def test_prior_that_was_not_trained_is_said_so(monkeypatch):
+    monkeypatch.setattr(bd, "list_pretrained", lambda: ())
+    with pytest.raises(FileNotFoundError, match="has not been trained yet: run 'python -m models train mass_mapping'"):
+        inference.mass_mapping.load_prior("kappa-64")
+    with pytest.raises(FileNotFoundError, match="must be kappa-64, twin or the folder"):
+        inference.mass_mapping.load_prior("/nowhere")
 
 
 def test_bad_input_is_refused():
@@ -216,7 +278,6 @@ def test_prior_of_one_map_and_its_statistics():
     statistics = quality.compare_draws(copies, maps)
     assert statistics["nearest_window_draws"] < 1e-2
     assert statistics["sd_ratio"] == pytest.approx(1.0, abs=0.1)
-    windows = prior.training_windows(maps)
-    model = prior.make_prior(prior.untrained_denoiser(windows), maps)
+    model = prior.make_prior(bd.GaussianDenoiser(jnp.asarray(red_power(64))), maps)
     assert model.event_shape == (1, 64, 64)
     assert prior.kappa_scale(model) == 0.02

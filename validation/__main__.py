@@ -16,6 +16,7 @@ STUDIES = {
     "engines": ("engines", "run", "every engine on the analytic twin"),
     "noncentred": ("noncentred", "run", "a whole field sampled without centre, against its exact posterior"),
     "power": ("power", "run", "calibration checks on posteriors that are wrong by a known amount"),
+    "mass_mapping": ("mass_mapping", "run", "mass maps of a held-out simulation and of HST-COSMOS, against Wiener's"),
     "grid": ("grid", "run", "the adaptive grid on the analytic twin: evidence, marginals and evaluations"),
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),
     "prior": ("prior", "run", "draws of the shipped prior against its training maps"),

@@ -24,7 +24,7 @@ import numpyro.distributions as dist
 
 import bayesdiff as bd
 from bayesdiff.cosmology import convergence_to_shear
-from models.mass_mapping.data import ShearMap, Survey, check_survey
+from models.mass_mapping.data import ShearMap, Survey, check_survey, load_convergence, load_cosmos
 
 LEVEL_SD = 0.1
 """Standard deviation of log f: how well the noise map is believed to be calibrated."""
@@ -94,3 +94,20 @@ def observe(
     noise = level * np.asarray(survey.noise_sd) * np.asarray(jax.random.normal(key, shear.shape))
     truth = {"kappa": np.asarray(convergence)[inside], "level": np.asarray(level)}
     return ShearMap(np.where(survey.mask, shear + noise, 0.0).astype(np.float32), survey, description, truth)
+
+
+def observe_held_out(key: jax.Array, level: float = 1.0) -> ShearMap:
+    """The held-out simulated map as COSMOS would have seen it: the middle of a larger map, its mask and noise."""
+    maps = load_convergence()
+    survey = load_cosmos().survey
+    return observe(key, maps.sd * maps.held_out[0], survey, level, "held-out MassiveNuS map, COSMOS mask and noise")
+
+
+def chi_square(kappa: np.ndarray, observed: ShearMap) -> np.ndarray:
+    """Mean square of the residual shear of convergence maps (..., 1, H, W) over the survey's noise, (...).
+
+    For draws of the posterior it scatters about the square of the noise level.
+    """
+    mask = np.asarray(observed.survey.mask, dtype=bool)
+    residual = np.asarray(observed.shear - convergence_to_shear(kappa))[..., mask]
+    return np.mean((residual / np.asarray(observed.survey.noise_sd)[:, mask]) ** 2, axis=(-2, -1))

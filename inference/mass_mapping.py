@@ -1,0 +1,325 @@
+"""Mass mapping on the command line: ``python -m inference mass_mapping``."""
+
+from __future__ import annotations
+
+import base64
+import re
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inference.dust_cmb import BAD_INPUT, CONVERGED, INTERRUPTED, NOT_CONVERGED, command_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import xarray as xr
+
+    import bayesdiff as bd
+    from models.mass_mapping.data import ShearMap
+    from models.mass_mapping.wiener import WienerMap
+
+_OBSERVATION, _INFERENCE, _OUTPUT = "Observation (default: HST-COSMOS)", "Inference", "Output"
+_ABSENT = "fields|spectra|minkowski"
+FILES = ("draws.zarr", "posterior.zarr", "posterior.zarr.part", "summary.csv", "verdict.txt", "report.html", "maps.png")
+
+
+class Engine(StrEnum):
+    """How the posterior is sampled."""
+
+    microcanonical = "microcanonical"
+    nuts = "nuts"
+
+
+def mass_mapping(
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate",
+            help="A held-out simulated map under the mask and noise of COSMOS, whose truth is known.",
+            rich_help_panel=_OBSERVATION,
+        ),
+    ] = False,
+    prior: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME | twin | PATH",
+            help="Convergence prior: the trained one by name, 'twin' (the Gaussian field of the same power, no "
+            "network), or the folder of a saved model.",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = "kappa-64",
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="microcanonical: adjusted microcanonical sampling; nuts: NUTS. Both sample the whole field, as unit "
+            "normal values under the prior's probability flow.",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = Engine.microcanonical,
+    num_chains: Annotated[int, typer.Option(min=1, help="Chains.", rich_help_panel=_INFERENCE)] = 4,
+    num_warmup: Annotated[int, typer.Option(min=20, help="Warm-up of each.", rich_help_panel=_INFERENCE)] = 200,
+    num_samples: Annotated[int, typer.Option(min=2, help="Draws of each chain.", rich_help_panel=_INFERENCE)] = 250,
+    flow_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of the probability flow.", rich_help_panel=_INFERENCE)
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random number.", rich_help_panel=_INFERENCE)] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for the results.", rich_help_panel=_OUTPUT)] = Path(
+        "runs/mass_mapping"
+    ),
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the results of an earlier run there.", rich_help_panel=_OUTPUT),
+    ] = False,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue",
+            help="Continue the interrupted run in that folder; all other options as they were.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.", rich_help_panel=_OUTPUT)] = False,
+) -> None:
+    """Map the dark matter behind the masked, noisy shear of HST-COSMOS, with its uncertainty.
+
+    The folder of results holds report.html and maps.png (pictures, verdict, how to redo the run), summary.csv,
+    verdict.txt and posterior.zarr (draws of the convergence, the Wiener reconstruction, the survey, and the truth
+    where it is known, for xarray.open_datatree).
+
+    Exit status: 0 converged, 3 not converged, 2 bad input, 130 interrupted (--continue goes on).
+    """
+    from rich.console import Console
+
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    try:
+        import jax
+
+        import bayesdiff as bd
+        from inference.study import RUNNING_STORE, refuse_output
+        from models.mass_mapping.data import load_cosmos
+        from models.mass_mapping.model import make_model, observe_held_out
+        from models.mass_mapping.prior import kappa_scale
+
+        if go_on and not (output / RUNNING_STORE).exists():
+            raise FileNotFoundError(f"there is no interrupted run in '{output}': leave --continue out")
+        if not go_on:
+            refuse_output(output, overwrite)
+        chosen = load_prior(prior)
+        observed = observe_held_out(jax.random.fold_in(jax.random.key(seed), 1)) if simulate else load_cosmos()
+        model = make_model(chosen, observed.survey, kappa_scale(chosen), flow_steps)
+        if not go_on:
+            _clear(output)
+        console.print(f"Shear: {observed.description}; prior: {prior}", markup=False, soft_wrap=True)
+        sampler = {Engine.microcanonical: bd.AdjustedMCLMC, Engine.nuts: bd.NUTS}[engine]
+        data = reconstruct(
+            observed,
+            chosen,
+            model,
+            algorithm=sampler(num_warmup=num_warmup),
+            num_chains=num_chains,
+            num_samples=num_samples,
+            seed=seed,
+            store=output / RUNNING_STORE,
+            progress=not quiet,
+        )
+    except (ValueError, OSError) as error:
+        errors.print(f"Error: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        errors.print("Interrupted. The same command with --continue goes on if a draw was made.", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+    data.attrs.update({"command": command_line(), "prior": prior, "prior_hash": chosen.fingerprint()})
+    write_results(data, observed, output, prior)
+    console.print(f"{bd.reporting.verdict(data).sentence}\nReport: {output / 'report.html'}", markup=False)
+    if data.attrs["status"] != "complete":
+        console.print("The run was interrupted: the same command with --continue goes on.", markup=False)
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(CONVERGED if bd.reporting.verdict(data).converged else NOT_CONVERGED)
+
+
+def load_prior(prior: str) -> bd.DiffusionModel:
+    """The convergence prior of a name, ``twin`` or a folder.
+
+    Raises:
+        FileNotFoundError: it is neither, or has not been trained yet.
+        ValueError: the model is damaged or is no convergence prior.
+    """
+    import bayesdiff as bd
+    from models.mass_mapping.prior import NAME, kappa_scale, twin_prior
+
+    if prior == "twin":
+        return twin_prior()
+    known = bd.list_pretrained()
+    if prior == NAME and NAME not in known:
+        raise FileNotFoundError(
+            f"the prior '{NAME}' has not been trained yet: run 'python -m models train mass_mapping' (minutes on two "
+            "cores), or give --prior twin, the Gaussian field of the same power, which needs no training"
+        )
+    if prior not in known and not Path(prior).is_dir():
+        raise FileNotFoundError(f"--prior must be {NAME}, twin or the folder of a saved model, got {prior!r}")
+    model = bd.load_pretrained(prior) if prior in known else bd.load_model(prior)
+    kappa_scale(model)
+    return model
+
+
+def reconstruct(
+    observed: ShearMap,
+    prior: bd.DiffusionModel,
+    model: Callable[..., Any],
+    *,
+    algorithm: Any,
+    num_chains: int = 4,
+    num_samples: int = 250,
+    seed: int = 0,
+    store: Path | None = None,
+    progress: bool = True,
+) -> xr.DataTree:
+    """Sample the convergence behind a shear, and add the Wiener reconstruction of the same shear.
+
+    Args:
+        observed: shear, mask and noise.
+        prior: prior of the convergence, whose twin is that of the Wiener reconstruction.
+        model: of :func:`models.mass_mapping.model.make_model`; the same object for many shears compiles once.
+        algorithm: sampler.
+        num_chains: chains.
+        num_samples: draws of each.
+        seed: of every random number.
+        store: Zarr store that draws are appended to, from which the same call continues.
+        progress: whether to show progress bars.
+
+    Returns:
+        DataTree with ``posterior`` (``level`` and ``kappa``), ``sample_stats``, ``observed_data``, ``survey``,
+        ``wiener`` (``mean``, ``sd`` and ``draws`` at the noise level 1), and ``truth`` where it is known.
+
+    Raises:
+        ValueError: the prior has no Gaussian twin.
+    """
+    import jax
+    import xarray as xr
+
+    import bayesdiff as bd
+    from inference.study import truth_group
+    from models.mass_mapping.prior import kappa_scale
+    from models.mass_mapping.wiener import wiener_map
+
+    if prior.twin is None:
+        raise ValueError("the Wiener reconstruction needs a prior whose denoiser has a Gaussian reference")
+    key_sample, key_wiener = jax.random.split(jax.random.key(seed))
+    wiener = wiener_map(key_wiener, observed, prior.twin, kappa_scale(prior))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="interrupted", category=UserWarning)
+        data = bd.sample(
+            key_sample,
+            model,
+            observed.shear,
+            algorithm=algorithm,
+            num_chains=num_chains,
+            num_samples=num_samples,
+            keep=("level", "kappa"),
+            store=store,
+            progress=progress,
+        ).load()
+    pixels = ("channel", "height", "width")
+    maps = {"mean": (pixels, wiener.mean), "sd": (pixels, wiener.sd), "draws": (("index", *pixels), wiener.draws)}
+    data["wiener"] = xr.DataTree(xr.Dataset(maps))
+    noise = (("component", "height", "width"), observed.survey.noise_sd)
+    data["survey"] = xr.DataTree(xr.Dataset({"mask": (("height", "width"), observed.survey.mask), "noise_sd": noise}))
+    if observed.truth is not None:
+        data["truth"] = truth_group(observed.truth)
+    data.attrs.update({"observation": observed.description, "wiener_residual": wiener.residual})
+    return data
+
+
+def kappa_draws(data: xr.DataTree) -> Any:
+    """Draws of the convergence of all chains, (num, 1, H, W)."""
+    kappa = data["posterior"]["kappa"].transpose("chain", "draw", ...).values
+    return kappa.reshape(-1, *kappa.shape[2:])
+
+
+def wiener_of(data: xr.DataTree) -> WienerMap:
+    """The Wiener reconstruction that a result holds."""
+    from models.mass_mapping.wiener import WienerMap
+
+    group = data["wiener"].to_dataset()
+    return WienerMap(
+        group["mean"].values, group["draws"].values, group["sd"].values, float(data.attrs["wiener_residual"])
+    )
+
+
+def write_results(data: xr.DataTree, observed: ShearMap, folder: Path, prior: str) -> None:
+    """Write the DataTree, the summary, the verdict, the pictures and the page."""
+    import numpy as np
+
+    import bayesdiff as bd
+    from bayesdiff.reporting.style import png_bytes
+    from inference.study import save
+    from models.mass_mapping.data import PIXEL_ARCMIN
+    from models.mass_mapping.model import LEVEL_SD, chi_square
+    from models.mass_mapping.pictures import CAPTION, maps_figure
+
+    save(data, folder)
+    draws = kappa_draws(data)
+    fit = float(chi_square(draws[:: max(1, len(draws) // 50)], observed).mean())
+    level = float(data["posterior"]["level"].mean())
+    bd.reporting.write_report(
+        data,
+        folder,
+        title=f"Mass map, {observed.description}",
+        pixel_arcmin=PIXEL_ARCMIN,
+        prior_draws={"level": np.exp(LEVEL_SD * np.random.default_rng(0).normal(size=4000))},
+        notes=(*notes(prior), f"Residual shear of the draws: chi-square {fit:.3f} per value in units of the noise map; "
+               f"the posterior noise level is {level:.3f}, its square {level**2:.3f}."),
+    )  # fmt: skip
+    picture = png_bytes(maps_figure(observed, draws, wiener_of(data)))
+    (folder / "maps.png").write_bytes(picture)
+    show_maps(folder / "report.html", picture, CAPTION)
+
+
+def notes(prior: str) -> tuple[str, ...]:
+    """What a reader of the map has to know of it."""
+    of_prior = (
+        "The prior is a Gaussian field: the posterior mean is the Wiener reconstruction, but for the noise level."
+        if prior == "twin"
+        else "The prior was trained on a single simulated map, of one cosmology and one source redshift; it may recall "
+        "that map, see the distances to the nearest training window in its card."
+    )
+    return (
+        of_prior,
+        "The mean of the convergence is not measured by shear: it is the prior's. Mass beyond the edges of the patch "
+        "is not in the model.",
+    )
+
+
+def show_maps(page: Path, picture: bytes, caption: str) -> None:
+    """Put the maps into a report in the place of the pictures of separated fields, of which there are none."""
+    encoded = base64.b64encode(picture).decode("ascii")
+    section = (
+        f'<section id="fields">\n<h2>Mass maps</h2>\n<figure class="wide"><img src="data:image/png;base64,{encoded}" '
+        f'alt="Mass maps">\n<figcaption>{caption}</figcaption></figure>\n</section>\n'
+    )
+
+    def instead(found: re.Match[str], text: str) -> str:
+        return text if found[1] == "fields" else ""
+
+    text = page.read_text(encoding="utf-8")
+    link = '<a href="#fields">Mass maps</a> '
+    text = re.sub(rf'<section id="({_ABSENT})">.*?</section>\n', lambda m: instead(m, section), text, flags=re.DOTALL)
+    text = re.sub(rf'<a href="#({_ABSENT})">.*?</a> ', lambda m: instead(m, link), text)
+    page.write_text(text, encoding="utf-8")
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, and remove from it what an earlier run wrote, and nothing else."""
+    import shutil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
