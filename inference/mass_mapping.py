@@ -61,11 +61,11 @@ def mass_mapping(
         ),
     ] = Engine.microcanonical,
     num_chains: Annotated[int, typer.Option(min=1, help="Chains.", rich_help_panel=_INFERENCE)] = 4,
-    num_warmup: Annotated[int, typer.Option(min=20, help="Warm-up of each.", rich_help_panel=_INFERENCE)] = 200,
-    num_samples: Annotated[int, typer.Option(min=2, help="Draws of each chain.", rich_help_panel=_INFERENCE)] = 250,
+    num_warmup: Annotated[int, typer.Option(min=20, help="Warm-up of each.", rich_help_panel=_INFERENCE)] = 150,
+    num_samples: Annotated[int, typer.Option(min=2, help="Draws of each chain.", rich_help_panel=_INFERENCE)] = 200,
     flow_steps: Annotated[
         int, typer.Option(min=1, help="Steps of the probability flow.", rich_help_panel=_INFERENCE)
-    ] = 8,
+    ] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number.", rich_help_panel=_INFERENCE)] = 0,
     output: Annotated[Path, typer.Option(help="Folder for the results.", rich_help_panel=_OUTPUT)] = Path(
         "runs/mass_mapping"
@@ -114,12 +114,16 @@ def mass_mapping(
         if not go_on:
             _clear(output)
         console.print(f"Shear: {observed.description}; prior: {prior}", markup=False, soft_wrap=True)
-        sampler = {Engine.microcanonical: bd.AdjustedMCLMC, Engine.nuts: bd.NUTS}[engine]
+        algorithm = (
+            bd.NUTS(num_warmup=num_warmup, dense_mass=False)
+            if engine is Engine.nuts
+            else bd.AdjustedMCLMC(num_warmup=num_warmup)
+        )
         data = reconstruct(
             observed,
             chosen,
             model,
-            algorithm=sampler(num_warmup=num_warmup),
+            algorithm=algorithm,
             num_chains=num_chains,
             num_samples=num_samples,
             seed=seed,
@@ -173,7 +177,7 @@ def reconstruct(
     *,
     algorithm: Any,
     num_chains: int = 4,
-    num_samples: int = 250,
+    num_samples: int = 200,
     seed: int = 0,
     store: Path | None = None,
     progress: bool = True,

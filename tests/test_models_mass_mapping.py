@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import jax
@@ -225,7 +224,7 @@ def test_run_ends_in_a_report_with_maps(sampled, monkeypatch, tmp_path):
     page = (tmp_path / "map" / "report.html").read_text(encoding="utf-8")
     assert "Mass maps" in page
     assert "No maps were drawn" not in page
-    assert "dust" not in re.sub('"data:[^"]*"', "", page)
+    assert "dust s" not in page
     assert page.count("data:image/png") == 4
     stored = xr.open_datatree(tmp_path / "map" / "posterior.zarr", engine="zarr", consolidated=False)
     assert stored["wiener"]["mean"].shape == (1, SIZE, SIZE)

@@ -22,11 +22,12 @@ import xarray as xr
 import bayesdiff as bd
 from inference.mass_mapping import kappa_draws, load_prior, reconstruct, wiener_of
 from models.mass_mapping.data import ShearMap, load_cosmos
-from models.mass_mapping.model import chi_square, make_model, observe_held_out
+from models.mass_mapping.model import NUM_STEPS, chi_square, make_model, observe_held_out
 from models.mass_mapping.prior import NAME, kappa_scale
 from validation.figures import Figure, above, below, between
 
-NUM_WARMUP, NUM_SAMPLES = 200, 250
+NUM_WARMUP, NUM_SAMPLES = 150, 200
+MANY_STEPS = 24
 SEED = 11
 
 
@@ -53,11 +54,19 @@ def run(prior_name: str = NAME) -> list[Figure]:
     # One model for both: the survey is the same.
     model = make_model(prior, cosmos.survey, kappa_scale(prior))
     algorithm = bd.AdjustedMCLMC(num_warmup=NUM_WARMUP)
-    figures = []
+    figures = [flow_error(prior)]
     for name, observed in (("held-out map", held_out), ("COSMOS", cosmos)):
         data = reconstruct(observed, prior, model, algorithm=algorithm, num_samples=NUM_SAMPLES, seed=SEED)
         figures += [replace(figure, name=f"{name}: {figure.name}") for figure in figures_of(data, observed)]
     return figures
+
+
+def flow_error(prior: bd.DiffusionModel, num: int = 32) -> Figure:
+    """What the few steps of the flow change in a field: its rms against that of many steps, over the field's own."""
+    values = jax.random.normal(jax.random.key(SEED), (num, *prior.event_shape))
+    few, many = (bd.FlowTransform(prior, num_steps=steps)(values) for steps in (NUM_STEPS, MANY_STEPS))
+    name = f"flow: rms difference of {NUM_STEPS} steps from {MANY_STEPS}, over the rms of the field"
+    return Figure(name, float(np.std(few - many) / np.std(many)))
 
 
 def errors(data: xr.DataTree, observed: ShearMap) -> Errors:

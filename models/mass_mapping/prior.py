@@ -30,8 +30,10 @@ from models.mass_mapping.quality import compare_draws, denoising_table, draw_fie
 
 NAME = "kappa-64"
 SCHEDULE = Cosine(log_snr_max=10.0)
-ARCHITECTURE = UNetConfig(in_channels=3, out_channels=1, channels=(16, 32, 64), blocks=(1, 1, 2), seam=True)
-SETTINGS = TrainingSettings(steps=2000, pool_size=128, warmup_steps=200, ema_decay=0.998)
+ARCHITECTURE = UNetConfig(
+    in_channels=3, out_channels=1, channels=(8, 24, 48, 64), blocks=(1, 1, 2, 1), embedding=64, seam=True
+)
+SETTINGS = TrainingSettings(steps=2500, pool_size=128, warmup_steps=200, ema_decay=0.998)
 
 
 def training_windows(maps: Convergence | None = None) -> MapWindows:
