@@ -280,3 +280,5 @@ def test_prior_of_one_map_and_its_statistics():
     model = prior.make_prior(bd.GaussianDenoiser(jnp.asarray(red_power(64))), maps)
     assert model.event_shape == (1, 64, 64)
     assert prior.kappa_scale(model) == 0.02
+    table = quality.denoising_table(model, maps, num=2)
+    assert table["training"] == table["held_out"] == [1.0] * len(quality.NOISE_LEVELS)

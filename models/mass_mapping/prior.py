@@ -24,7 +24,8 @@ from bayesdiff.diffusion.noise import WhiteNoise
 from bayesdiff.diffusion.schedules import Cosine
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
-from bayesdiff.training import MapWindows, TrainingSettings, settings_card, train
+from bayesdiff.training import TrainingSettings, settings_card, train
+from bayesdiff.windows import MapWindows
 from models.mass_mapping.data import PATCH_SIZE, PIXEL_ARCMIN, Convergence, load_convergence
 from models.mass_mapping.quality import compare_draws, denoising_table, draw_fields
 

@@ -1,0 +1,98 @@
+"""Pictures of a mass map: the shear, the Wiener reconstruction, and the posterior with its uncertainty."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bayesdiff.reporting.style import INK, new_figure, styled
+from models.mass_mapping.data import PIXEL_ARCMIN, ShearMap
+from models.mass_mapping.wiener import WienerMap
+
+CAPTION = (
+    "Convergence of a source at the redshift of the simulations. The outline is that of the observed pixels; beyond it "
+    "the prior speaks. The Wiener mean, the posterior mean, the draws and the truth, where it is known, share one "
+    "colour scale. A mean is smoother than any draw; signal-to-noise is the posterior mean over its standard deviation."
+)
+
+
+class Panel(NamedTuple):
+    """One map (H, W) and how it is shown."""
+
+    title: str
+    values: np.ndarray
+    colours: str
+    limits: tuple[float, float]
+    masked: bool = False
+
+
+@styled
+def maps_figure(observed: ShearMap, draws: np.ndarray, wiener: WienerMap) -> Figure:
+    """Both components of the shear, Wiener mean, posterior mean, two draws, standard deviations, signal-to-noise.
+
+    Args:
+        observed: shear and survey, with the truth where it is known.
+        draws: of the convergence, (num, 1, H, W), num at least 2.
+        wiener: the Wiener reconstruction.
+
+    Raises:
+        ValueError: for fewer than two draws.
+    """
+    if len(draws) < 2:
+        raise ValueError(f"a standard deviation takes at least 2 draws, got {len(draws)}")
+    panels = panels_of(observed, draws, wiener)
+    columns = len(panels) // 2
+    figure = new_figure(2.75 * columns, 5.3)
+    mask = np.asarray(observed.survey.mask, dtype=bool)
+    height, width = (size * PIXEL_ARCMIN / 60.0 for size in mask.shape)
+    extent = (0.0, width, 0.0, height)
+    for index, (panel, axes) in enumerate(zip(panels, figure.subplots(2, columns).ravel(), strict=True)):
+        shown = np.where(mask, panel.values, np.nan) if panel.masked else panel.values
+        low, high = panel.limits
+        image = axes.imshow(
+            shown, origin="lower", extent=extent, cmap=panel.colours, vmin=low, vmax=high, interpolation="nearest"
+        )
+        if not panel.masked and mask.any() and not mask.all():
+            axes.contour(mask, levels=[0.5], colors=INK, linewidths=0.5, extent=extent, origin="lower")
+        axes.set_title(panel.title)
+        axes.tick_params(labelleft=index % columns == 0, labelbottom=index >= columns)
+        if index % columns == 0:
+            axes.set_ylabel("degrees")
+        if index >= columns:
+            axes.set_xlabel("degrees")
+        figure.colorbar(image, ax=axes, extend="both", shrink=0.85)
+    return figure
+
+
+def panels_of(observed: ShearMap, draws: np.ndarray, wiener: WienerMap) -> list[Panel]:
+    """What is shown, row by row."""
+    mask = np.asarray(observed.survey.mask, dtype=bool)
+    mean, sd = draws.mean(axis=0)[0], draws.std(axis=0)[0]
+    picks = draws[0, 0], draws[len(draws) // 2, 0]
+    scale = tuple(float(q) for q in np.quantile(np.stack([mean, *picks]), [0.005, 0.995]))
+    shear = float(np.quantile(np.abs(observed.shear[:, mask]), 0.99))
+    spread = 0.0, float(np.quantile(np.stack([sd, wiener.sd[0]]), 0.995))
+    signal = mean / np.maximum(sd, 1e-12)
+    largest = max(float(np.quantile(np.abs(signal), 0.998)), 1.0)
+    truth = None if observed.truth is None else observed.truth.get("kappa")
+    top = [
+        Panel("shear $e_1$", observed.shear[0], "RdBu_r", (-shear, shear), masked=True),
+        Panel("shear $e_2$", observed.shear[1], "RdBu_r", (-shear, shear), masked=True),
+        Panel("Wiener mean", wiener.mean[0], "viridis", scale),
+        Panel("posterior mean", mean, "viridis", scale),
+    ]
+    bottom = [
+        Panel("posterior draw 1", picks[0], "viridis", scale),
+        Panel("posterior draw 2", picks[1], "viridis", scale),
+        Panel("Wiener s.d.", wiener.sd[0], "cividis", spread),
+        Panel("posterior s.d.", sd, "cividis", spread),
+    ]
+    last = Panel("signal-to-noise", signal, "RdBu_r", (-largest, largest))
+    # Two rows of equal length: without a truth the difference to the Wiener mean stands beside it.
+    if truth is not None:
+        return [*top, Panel("truth", truth[0], "viridis", scale), *bottom, last]
+    difference = mean - wiener.mean[0]
+    reach = float(np.quantile(np.abs(difference), 0.995)) or 1.0
+    return [*top, Panel("posterior minus Wiener", difference, "RdBu_r", (-reach, reach)), *bottom, last]
