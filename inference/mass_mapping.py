@@ -138,11 +138,12 @@ def mass_mapping(
         raise typer.Exit(INTERRUPTED) from None
     data.attrs.update({"command": command_line(), "prior": prior, "prior_hash": chosen.fingerprint()})
     write_results(data, observed, output, prior)
-    console.print(f"{bd.reporting.verdict(data).sentence}\nReport: {output / 'report.html'}", markup=False)
+    judged = bd.reporting.verdict(data)
+    console.print(f"{judged.sentence}\nReport: {output / 'report.html'}", markup=False, soft_wrap=True)
     if data.attrs["status"] != "complete":
         console.print("The run was interrupted: the same command with --continue goes on.", markup=False)
         raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(CONVERGED if bd.reporting.verdict(data).converged else NOT_CONVERGED)
+    raise typer.Exit(CONVERGED if judged.converged else NOT_CONVERGED)
 
 
 def load_prior(prior: str) -> bd.DiffusionModel:
