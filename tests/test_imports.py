@@ -25,6 +25,7 @@ def imported_packages(module: str) -> set[str]:
     [
         ("bayesdiff", PLOTTING_AND_COSMOLOGY | INFERENCE | {"jax"}),
         ("bayesdiff.training", PLOTTING_AND_COSMOLOGY | INFERENCE),
+        ("bayesdiff.calibration", PLOTTING_AND_COSMOLOGY | INFERENCE),
         ("bayesdiff.fields", PLOTTING_AND_COSMOLOGY | INFERENCE),
     ],
 )

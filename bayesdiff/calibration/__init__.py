@@ -1,8 +1,16 @@
 """Calibration: whether posteriors are true, from simulations with known truth. Arrays in, named results out.
 
 Everything rests on one fact: given the data, the truth is one more draw of a correct posterior, so among its draws it
-has every place with the same probability. Ranks, coverage, TARP and the checks of fields ask where it is.
+has every place with the same probability. Ranks, coverage, TARP and the checks of fields ask where it is; `sbc` makes
+the simulations and the posteriors of any NumPyro model and looks at the ranks.
+
+What runs models is loaded when it is first used, so that the statistics stay light.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .coverage import Coverage, CoverageCurve, central_coverage, coverage, density_coverage
 from .density_ranks import density_ranks, joint_density_ranks
@@ -13,8 +21,15 @@ from .field_functionals import FunctionalRanks, field_tarp, functional_ranks
 from .local_coverage import LocalCoverage, local_coverage
 from .rank_tests import RankTests, chi_square, holm, location_and_scale, rank_tests
 from .ranks import Thinned, rank_statistics, thin
+from .sbc_records import Fault
+from .sbc_result import Sbc, read_sbc
 from .scores import ZScores, crps, energy_score, z_scores
 from .tarp import Tarp, box_references, tarp, tarp_of_ranks
+
+if TYPE_CHECKING:
+    from .sbc_posterior import posterior_sbc
+    from .sbc_problem import log_likelihood
+    from .sbc_study import sbc
 
 __all__ = [
     "BandCoverage",
@@ -23,10 +38,12 @@ __all__ = [
     "EcdfBand",
     "EcdfTest",
     "ExchangeTest",
+    "Fault",
     "FunctionalRanks",
     "LocalCoverage",
     "PixelCoverage",
     "RankTests",
+    "Sbc",
     "Tarp",
     "Thinned",
     "ZScores",
@@ -48,13 +65,32 @@ __all__ = [
     "joint_density_ranks",
     "local_coverage",
     "location_and_scale",
+    "log_likelihood",
     "pixel_coverage",
+    "posterior_sbc",
     "rank_counts",
     "rank_ecdf",
     "rank_statistics",
     "rank_tests",
+    "read_sbc",
+    "sbc",
     "tarp",
     "tarp_of_ranks",
     "thin",
     "z_scores",
 ]
+
+# None of these modules has the name of what it holds, which importing it would hide.
+_RUNNING = {"log_likelihood": ".sbc_problem", "posterior_sbc": ".sbc_posterior", "sbc": ".sbc_study"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RUNNING:
+        raise AttributeError(f"module 'bayesdiff.calibration' has no attribute {name!r}")
+    value = getattr(import_module(_RUNNING[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

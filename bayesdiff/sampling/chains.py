@@ -260,7 +260,7 @@ def run_chains(
                     bars.update(report)
                     if callback is not None:
                         callback(report)
-                    length = min(_next_length(length, elapsed), total - done)
+                    length = min(next_length(length, elapsed), total - done)
         except KeyboardInterrupt:
             status = "interrupted"
             drawn = sum(_length(block) for block in blocks) if sink is None else sink.iteration - num_warmup
@@ -302,7 +302,8 @@ def _kept_draws(
     return block
 
 
-def _next_length(length: int, seconds: float) -> int:
+def next_length(length: int, seconds: float) -> int:
+    """Iterations of the next block, so that it takes about two seconds, after one that took ``seconds``."""
     wanted = length * _BLOCK_SECONDS / max(seconds, 1e-3)
     return max(1, min(BLOCK_LENGTH, int(wanted)))
 

@@ -83,6 +83,13 @@ def model_hash(target: Target) -> str:
     return digest.hexdigest()
 
 
+def function_hash(function: Any) -> str:
+    """SHA-256 of a function's source and of what it uses."""
+    digest = hashlib.sha256()
+    _feed_function(digest, function, set())
+    return digest.hexdigest()
+
+
 def data_hash(target: Target) -> str:
     """SHA-256 of the model's arguments and of the observed values."""
     digest = hashlib.sha256(_without_addresses(str(target.functions.treedef)).encode())

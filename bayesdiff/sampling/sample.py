@@ -83,7 +83,7 @@ def sample(
             says what differs, and nothing is touched.
         BlockingIOError: another process is writing to the store.
     """
-    key = _typed(key)
+    key = typed_key(key)
     key_target, key_prepare, key_run = jax.random.split(key, 3)
     clock = time.perf_counter()
     target = build_target(key_target, model, model_args, model_kwargs)
@@ -176,7 +176,7 @@ def _prepare(run: _Run, store: DrawStore, progress: bool) -> Prepared:
     return replace(outline, target=target.with_density(target.density, unpack(store.prepared, target.density_data)))
 
 
-def _typed(key: jax.Array) -> jax.Array:
+def typed_key(key: jax.Array) -> jax.Array:
     """A new-style key from a new-style or a raw one."""
     if not isinstance(key, jax.Array):
         raise TypeError(f"key must be a JAX random key, e.g. jax.random.key(0), got {type(key).__name__}")
