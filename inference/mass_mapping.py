@@ -241,7 +241,7 @@ def reconstruct(
 
 def kappa_draws(data: xr.DataTree) -> Any:
     """Draws of the convergence of all chains, (num, 1, H, W)."""
-    kappa = data["posterior"]["kappa"].transpose("chain", "draw", ...).values
+    kappa = data["posterior"].to_dataset()["kappa"].transpose("chain", "draw", ...).values
     return kappa.reshape(-1, *kappa.shape[2:])
 
 
@@ -269,7 +269,7 @@ def write_results(data: xr.DataTree, observed: ShearMap, folder: Path, prior: st
     save(data, folder)
     draws = kappa_draws(data)
     fit = float(chi_square(draws[:: max(1, len(draws) // 50)], observed).mean())
-    level = float(data["posterior"]["level"].mean())
+    level = float(data["posterior"].to_dataset()["level"].mean())
     bd.reporting.write_report(
         data,
         folder,

@@ -111,7 +111,7 @@ def figures_of(data: xr.DataTree, observed: ShearMap) -> list[Figure]:
         above("smallest effective sample size", ess, 100.0),
         Figure("seconds of sampling, compiling apart", float(data.attrs["sampling_seconds"])),
         between("chi-square of the residual shear per value", float(chi_square(chosen, observed).mean()), 0.9, 1.15),
-        Figure("noise level", float(data["posterior"]["level"].mean())),
+        Figure("noise level", float(data["posterior"].to_dataset()["level"].mean())),
         Figure("correlation with the Wiener mean", float(np.corrcoef(mean[mask], wiener.mean[0][mask])[0, 1])),
         Figure("rms difference from the Wiener mean [Wiener s.d.]",
                float(np.sqrt(np.mean(((mean - wiener.mean[0]) / wiener.sd[0])[mask] ** 2)))),

@@ -71,7 +71,8 @@ def panels_of(observed: ShearMap, draws: np.ndarray, wiener: WienerMap) -> list[
     mask = np.asarray(observed.survey.mask, dtype=bool)
     mean, sd = draws.mean(axis=0)[0], draws.std(axis=0)[0]
     picks = draws[0, 0], draws[len(draws) // 2, 0]
-    scale = tuple(float(q) for q in np.quantile(np.stack([mean, *picks]), [0.005, 0.995]))
+    low, high = np.quantile(np.stack([mean, *picks]), [0.005, 0.995])
+    scale = float(low), float(high)
     shear = float(np.quantile(np.abs(observed.shear[:, mask]), 0.99))
     spread = 0.0, float(np.quantile(np.stack([sd, wiener.sd[0]]), 0.995))
     signal = mean / np.maximum(sd, 1e-12)
