@@ -91,7 +91,9 @@ class Engine:
         if self.prepared is None:
             return CHUNK_SIZES[0]
         target = self.prepared.target
-        position = {name: jax.ShapeDtypeStruct(x, jnp.result_type(float)) for name, x in target.latent_shapes.items()}
+        position: Any = {
+            name: jax.ShapeDtypeStruct(x, jnp.result_type(float)) for name, x in target.latent_shapes.items()
+        }
         needed = bytes_of_gradient(target.density, position, target.density_data) * self.settings.num_chains
         fitting = next((size for size in CHUNK_SIZES if size * needed <= _CHUNK_BYTES), 1)
         return min(fitting, num_simulations)

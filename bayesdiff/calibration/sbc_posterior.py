@@ -128,7 +128,7 @@ def _prior(model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], sites
 
 def _observation(observation: Any, sites: Sites, shapes: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Observed values by site, as floating-point numbers."""
-    names = tuple(sites.dtypes)
+    names = list(sites.dtypes)
     if not isinstance(observation, Mapping):
         if len(names) > 1:
             raise ValueError(f"the model observes {', '.join(names)}: give the observation as a dict of these sites")

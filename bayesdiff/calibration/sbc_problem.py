@@ -143,7 +143,7 @@ def given(model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtypes
     return handlers.condition(model, data=restored(data, dtypes))(*args, **kwargs)
 
 
-def restored(data: Values, dtypes: Mapping[str, Any]) -> dict[str, jax.Array]:
+def restored(data: Values, dtypes: Mapping[str, Any]) -> dict[str, Any]:
     """Observed values with the types that the model gave them."""
     return {name: value.astype(dtypes[name]) for name, value in data.items()}
 

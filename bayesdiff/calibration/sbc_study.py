@@ -32,7 +32,7 @@ from bayesdiff.calibration.sbc_result import MAX_RHAT, Sbc
 from bayesdiff.calibration.sbc_store import Chunks, MemoryChunks, StudyStore
 from bayesdiff.sampling.chains import Algorithm
 from bayesdiff.sampling.direct import DirectAlgorithm
-from bayesdiff.sampling.identity import describe_run, function_hash
+from bayesdiff.sampling.identity import function_hash
 from bayesdiff.sampling.nuts import NUTS
 from bayesdiff.sampling.progress import TaskProgress
 from bayesdiff.sampling.results import run_attributes
@@ -232,8 +232,7 @@ def _card(key: jax.Array, engine: Engine, about: Mapping[str, str], size: int) -
     """What the study is: attributes of the result, and what its store is known by."""
     settings = engine.settings
     numbers = {"num_chains": settings.num_chains, "num_samples": settings.num_samples}
-    run = describe_run(key, settings.algorithm, engine.target, **numbers)
-    versions = run_attributes(key, settings.algorithm, engine.target, {}, **numbers)["versions"]
+    run = run_attributes(key, settings.algorithm, engine.target, {}, settings.num_chains, settings.num_samples)
     own = {name: value for name, value in json.loads(run["settings"]).items() if name not in numbers}
     return {
         **about,
@@ -244,5 +243,5 @@ def _card(key: jax.Array, engine: Engine, about: Mapping[str, str], size: int) -
         "chunk_size": size,
         "quantities_hash": function_hash(engine.problem.measure),
         "names": list(engine.problem.names),
-        "versions": versions,
+        "versions": run["versions"],
     }
