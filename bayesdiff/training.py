@@ -2,11 +2,13 @@
 
 The loss is the mean square in the whitened basis, E |N - V^(-1/2) F(x - D_W)|^2, whose value for the Wiener filter is
 one in every mode, at every noise level and every context. Modes are weighted by the signal's share a of their power: at
-high noise most modes hold nothing to learn, and unweighted they would drown those that do. Times are stratified over
-the batch and uniform under the model's noise schedule; contexts are uniform in their box. Maps are augmented by random
-shifts (periodic where the map is), flips and quarter turns; those of one step come from a pool, over which the target
-is averaged (see :mod:`bayesdiff.windows`). Every random number of step i is derived from (seed, i), and a checkpoint
-holds all of the state, so that an interrupted training continues as if it had not been interrupted.
+high noise most modes hold nothing to learn, and unweighted they would drown those that do. Windows are weighted by
+their contrast, as far as y shows it: in the whitened basis faint windows count as much as bright ones. Times are
+stratified over the batch and uniform under the model's noise schedule; contexts are uniform in their box. Maps are
+augmented by random shifts (periodic where the map is), flips and quarter turns; those of one step come from a pool,
+over which the target is averaged (see :mod:`bayesdiff.windows`). Every random number of step i is derived from (seed,
+i), and a checkpoint holds all of the state, so that an interrupted training continues as if it had not been
+interrupted.
 
 Imports only jax, flax, optax, numpy and safetensors.
 """
@@ -17,7 +19,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +31,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bayesdiff import devices
-from bayesdiff.diffusion.fourier import filter_field, mode_power
-from bayesdiff.diffusion.noise import Noise, colour
-from bayesdiff.diffusion.schedules import Schedule, noise_level
-from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, radial_band
+from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.diffusion.noise import Noise
+from bayesdiff.diffusion.schedules import Schedule
+from bayesdiff.examples import draw_example
+from bayesdiff.networks.wiener import WienerDenoiser
+from bayesdiff.recalibration import recalibrate
 from bayesdiff.windows import MapWindows, WindowPool, draw_pool
 
 NUM_LOSS_BANDS = 8
@@ -80,42 +84,6 @@ class _State(NamedTuple):
     step: jax.Array
 
 
-class _Example(NamedTuple):
-    """What the network is given (y, s, noise power, context) and is to give: ``target``, with weights per mode."""
-
-    y: jax.Array
-    s: jax.Array
-    noise_power: jax.Array
-    context: jax.Array
-    target: jax.Array
-    weight: jax.Array
-
-
-def _draw_example(
-    key, t, windows: MapWindows | WindowPool, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise
-) -> _Example:
-    cut, parameters, white = jax.random.split(key, 3)
-    pooled = isinstance(windows, WindowPool)
-    x, importance = windows.choose(cut) if pooled else (windows.draw(cut), 1.0)
-    context = jax.random.uniform(
-        parameters, denoiser.context_low.shape, minval=denoiser.context_low, maxval=denoiser.context_high
-    )
-    noise_power = noise.power(context, x.shape)
-    s = noise_level(schedule, t)
-    y = x + s * colour(jax.random.normal(white, x.shape), noise_power)
-    if pooled:
-        x = windows.posterior_mean(y, s, noise_power)
-    levels = denoiser.reference.levels(s, noise_power)
-    spread = jnp.sqrt(s**2 * noise_power * levels.signal)
-    target = filter_field(x - denoiser.reference(y, s, noise_power, context), 1.0 / spread)
-    weight = importance * levels.signal / jnp.mean(levels.signal)
-    return _Example(y, s, noise_power, context, target, weight)
-
-
-def _errors(denoiser: WienerDenoiser, example: _Example) -> jax.Array:
-    return denoiser.whitened_residual(*example[:4]) - example.target
-
-
 def train(
     windows: MapWindows,
     denoiser: WienerDenoiser,
@@ -140,7 +108,7 @@ def train(
         report: receives a line of progress now and then.
 
     Returns:
-        The denoiser with the averaged parameters and its measured residual variance.
+        The denoiser with the averaged parameters, recalibrated (:mod:`bayesdiff.recalibration`).
 
     Raises:
         ValueError: if the checkpoint in ``folder`` is damaged or belongs to another network, or the maps are smaller
@@ -158,12 +126,12 @@ def train(
     def mean_gradient(shared: tuple[Any, WindowPool], keys: jax.Array, t: jax.Array) -> tuple[Any, jax.Array]:
         """Gradient of the mean loss of some maps, and the loss of each."""
         params, pool = shared
-        examples = jax.vmap(lambda k, t: _draw_example(k, t, pool, denoiser, schedule, noise))(keys, t)
+        examples = jax.vmap(lambda k, t: draw_example(k, t, pool, denoiser, schedule, noise))(keys, t)
 
         def loss(params):
-            errors = jax.vmap(lambda e: _errors(denoiser.with_params(params), e))(examples)
-            weighted = jax.vmap(filter_field)(errors, jnp.sqrt(examples.weight))
-            per_map = jnp.mean(weighted**2, axis=(1, 2, 3))
+            outputs = jax.vmap(lambda e: denoiser.with_params(params).raw(*e[:4])[2])(examples)
+            weighted = jax.vmap(filter_field)(outputs - examples.target, jnp.sqrt(examples.weight))
+            per_map = examples.importance * examples.contrast * jnp.mean(weighted**2, axis=(1, 2, 3))
             return jnp.mean(per_map), per_map
 
         return jax.grad(loss, has_aux=True)(params)
@@ -198,46 +166,7 @@ def train(
         if step % settings.checkpoint_every == 0 or step == settings.steps:
             _save(folder / "checkpoint.safetensors", state)
     trained = denoiser.with_params(jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state.ema))
-    return replace(trained, residual_variance=measure_residual_variance(trained, windows, schedule, noise))
-
-
-def denoising_errors(
-    key: jax.Array, t: jax.Array, windows: MapWindows, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise
-) -> tuple[jax.Array, jax.Array]:
-    """Whitened errors V^(-1/2) F(D - x) of network and Wiener filter on a random window at time t, (C, H, W)."""
-    example = _draw_example(key, t, windows, denoiser, schedule, noise)
-    return _errors(denoiser, example), -example.target
-
-
-def measure_residual_variance(
-    denoiser: WienerDenoiser, windows: MapWindows, schedule: Schedule, noise: Noise, num: int = 64, seed: int = 1
-) -> ResidualVariance:
-    """Mean of |F(target - N)|^2 per noise level and band of |k|, over ``num`` windows per noise level."""
-    table = denoiser.residual_variance
-    num_bands = table.ratio.shape[1]
-    bands = radial_band((windows.size, windows.size), num_bands)
-    counts = np.bincount(bands.ravel(), minlength=num_bands)
-    edge_noise = denoiser_noise_levels(schedule)
-
-    @jax.jit
-    def row(log_s, key):
-        t = schedule.time_of_noise_level(jnp.clip(jnp.exp(log_s), *edge_noise))
-
-        def one(key):
-            example = _draw_example(key, t, windows, denoiser, schedule, noise)
-            return mode_power(_errors(denoiser, example)).mean(axis=0)
-
-        power = jnp.mean(jax.lax.map(one, jax.random.split(key, num), batch_size=16), axis=0)
-        return jax.ops.segment_sum(power.ravel(), bands.ravel(), num_segments=num_bands) / counts
-
-    keys = jax.random.split(jax.random.key(seed), len(table.log_s))
-    ratio = jnp.stack([row(log_s, key) for log_s, key in zip(table.log_s, keys, strict=True)])
-    return ResidualVariance(table.log_s, jnp.clip(ratio, 1e-3, 1.5))
-
-
-def denoiser_noise_levels(schedule: Schedule) -> tuple[float, float]:
-    """The noise levels a schedule covers, moved inwards by rounding."""
-    return float(noise_level(schedule, 1e-6)), float(noise_level(schedule, 1.0 - 1e-6))
+    return recalibrate(trained, windows, schedule, noise)
 
 
 def _optimiser(settings: TrainingSettings) -> optax.GradientTransformation:

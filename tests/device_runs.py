@@ -90,9 +90,9 @@ def trained(store: str) -> dict[str, np.ndarray]:
     losses = [json.loads(line)["loss"] for line in (Path(store) / "progress.jsonl").read_text().splitlines()]
     return {
         "network": np.asarray(
-            denoiser.whitened_residual(y, jax.numpy.float32(0.7), NOISE.power(context, y.shape), context)
+            denoiser.correct(y, jax.numpy.float32(0.7), NOISE.power(context, y.shape), context).residual
         ),
-        "residual": np.asarray(denoiser.residual_variance.ratio),
+        "residual": np.asarray(denoiser.residual_variance.values),
         "loss": np.array(losses),
     }
 

@@ -21,7 +21,7 @@ from bayesdiff.networks.wiener import initialise
 from tests.diffusion_toys import Opaque, even_power, red_power, twin_model
 
 SIZE = 16
-NETWORK = UNetConfig(3, 1, num_context=2, channels=(8, 8), blocks=(1, 1), embedding=8, attention=False, seam=True)
+NETWORK = UNetConfig(3, 1, channels=(8, 8), blocks=(1, 1), embedding=8, attention=False, seam=True)
 
 
 def gaussian_model() -> DiffusionModel:

@@ -115,6 +115,15 @@ def test_round_trip(precision, tolerance):
         np.testing.assert_allclose(back, n, atol=tolerance)
 
 
+@pytest.mark.slow
+def test_round_trip_of_the_shipped_prior():
+    transform = bd.FlowTransform(bd.load_pretrained("dust-cmb-64"), (70.0, 0.025), 24)
+    x = jax.jit(lambda n: transform(n))(jax.random.normal(jax.random.key(1), (1, 64, 64)))
+    again = jax.jit(lambda x: transform(transform.inv(x)))(x)
+    assert float(x.std()) > 0.3
+    assert float(jnp.sqrt(jnp.mean((again - x) ** 2))) < 1e-3
+
+
 @pytest.mark.usefixtures("x64")
 def test_gradients_by_values_and_context():
     n = jax.random.normal(jax.random.key(4), (1, 4, 4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +12,17 @@ import pytest
 from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, scaled_score, twin
 from bayesdiff.diffusion.densities import Elbo, best_log_density
 from bayesdiff.diffusion.samplers import reverse_sde
+from bayesdiff.networks.band_table import BandTable, radial_band
 from bayesdiff.networks.unet import UNetConfig
-from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, initialise, radial_band
+from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from tests.diffusion_toys import CONTEXT_BOUNDS, TiltedPower, coloured, dense_covariance, filtered, red_power
 
 SIZE = 8
-CONFIG = UNetConfig(3, 1, num_context=2, channels=(8, 8), blocks=(1, 1), embedding=8)
+CONFIG = UNetConfig(3, 1, channels=(8, 8), blocks=(1, 1), embedding=8)
 CONTEXT = np.array([1.2, -1.0])
 
 apply = jax.jit(lambda denoiser, *arguments: denoiser(*arguments))
-residual_of = jax.jit(lambda denoiser, *arguments: denoiser.whitened_residual(*arguments))
+residual_of = jax.jit(lambda denoiser, *arguments: denoiser.correct(*arguments).residual)
 score_of = jax.jit(lambda denoiser, *arguments: scaled_score(denoiser, *arguments))
 
 
@@ -68,14 +71,7 @@ def test_network_enters_through_the_posterior_deviation(s):
 
 def test_context_is_scaled_to_its_box():
     denoiser, (y, s, noise, context) = perturbed(), inputs(0.7)
-    wider = WienerDenoiser(
-        denoiser.reference,
-        denoiser.params,
-        denoiser.context_low - 1.0,
-        denoiser.context_high + 1.0,
-        denoiser.residual_variance,
-        CONFIG,
-    )
+    wider = replace(denoiser, context_low=denoiser.context_low - 1.0, context_high=denoiser.context_high + 1.0)
     change = residual_of(denoiser, y, s, noise, context) - residual_of(wider, y, s, noise, context)
     assert float(jnp.abs(change).max()) > 1e-4
 
@@ -92,8 +88,23 @@ def test_is_a_denoiser_with_a_twin_and_a_pytree():
     assert float(jnp.abs(filtered_twice - apply(denoiser, *inputs(0.7))).max()) > 1e-3
 
 
-def test_residual_variance_is_read_by_band_and_level():
-    table = ResidualVariance(jnp.log(jnp.array([0.1, 1.0, 10.0])), jnp.array([[0.2, 0.4], [0.6, 0.8], [1.0, 1.0]]))
+@pytest.mark.usefixtures("x64")
+def test_gain_and_feedback_enter_the_residual():
+    denoiser, (y, s, noise, context) = perturbed(), inputs(0.7)
+    shape, total = (SIZE, SIZE), red_power(SIZE) + 0.7**2 * np.asarray(noise)
+    gain, feedback = (
+        replace(table, values=table.values + jnp.linspace(0.0, 0.3, table.values.shape[1]))
+        for table in (denoiser.gain, denoiser.feedback)
+    )
+    calibrated = replace(denoiser, gain=gain, feedback=feedback)
+    expected = filtered(residual_of(denoiser, y, s, noise, context), gain(s, shape)) + filtered(
+        (y - 0.3), feedback(s, shape) / np.sqrt(total)
+    )
+    np.testing.assert_allclose(residual_of(calibrated, y, s, noise, context), expected, atol=1e-6)
+
+
+def test_table_is_read_by_band_and_level():
+    table = BandTable(jnp.log(jnp.array([0.1, 1.0, 10.0])), jnp.array([[0.2, 0.4], [0.6, 0.8], [1.0, 1.0]]))
     bands = radial_band((SIZE, SIZE), 2)
     assert bands[0, 0] == 0
     assert bands[SIZE // 2, SIZE // 2] == 1

@@ -14,11 +14,13 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.schedules import Cosine
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
-from bayesdiff.training import MapWindows, TrainingSettings, measure_residual_variance, settings_card, train
+from bayesdiff.recalibration import recalibrate
+from bayesdiff.training import TrainingSettings, settings_card, train
+from bayesdiff.windows import MapWindows
 from tests.diffusion_toys import CONTEXT_BOUNDS, coloured_noise, filtered, red_power
 
 SIZE = 16
-NETWORK = UNetConfig(3, 1, num_context=2, channels=(8, 16), blocks=(1, 1), embedding=16, attention=False)
+NETWORK = UNetConfig(3, 1, channels=(8, 16), blocks=(1, 1), embedding=16, attention=False)
 SCHEDULE, NOISE = Cosine(8.0), coloured_noise(SIZE)
 SETTINGS = TrainingSettings(
     steps=60, batch_size=8, learning_rate=4e-3, warmup_steps=5, ema_decay=0.9, checkpoint_every=15, log_every=10
@@ -52,8 +54,8 @@ def trained(tmp_path_factory):
 def test_training_lowers_the_loss_below_the_wiener_filter(trained):
     denoiser, folder, lines = trained
     windows, untrained = toy()
-    before = np.asarray(measure_residual_variance(untrained, windows, SCHEDULE, NOISE, num=128).ratio)
-    after = np.asarray(denoiser.residual_variance.ratio)
+    before = np.asarray(recalibrate(untrained, windows, SCHEDULE, NOISE, num=128).residual_variance.values)
+    after = np.asarray(denoiser.residual_variance.values)
     log_s = np.asarray(denoiser.residual_variance.log_s)
     inside = np.abs(log_s) < 4.0
     # The Wiener filter of the measured power has unit error: windows, power, noise and target are consistent.
@@ -68,6 +70,19 @@ def test_training_lowers_the_loss_below_the_wiener_filter(trained):
     assert len(progress[0]["bands"]) == 8
     assert len(lines) == 6
     assert "step 60/60" in lines[-1]
+
+
+def test_recalibration_restores_the_scale_of_the_network(trained):
+    """Of a network whose output is too large by a factor the gain is smaller by it: the denoiser is what it was."""
+    denoiser, _, _ = trained
+    windows, _ = toy()
+    last = denoiser.params["last"]
+    loud = denoiser.with_params(denoiser.params | {"last": {name: 1.5 * value for name, value in last.items()}})
+    measured = [recalibrate(d, windows, SCHEDULE, NOISE, num=64, pool_size=512) for d in (denoiser, loud)]
+    gains = [np.asarray(d.gain.values) for d in measured]
+    free = (gains[0] > 0.8) & (gains[0] < 1.45)
+    assert free.sum() > 10
+    np.testing.assert_allclose(gains[1][free], gains[0][free] / 1.5, rtol=0.05)
 
 
 def test_killed_training_continues_to_the_same_bits(trained, tmp_path):

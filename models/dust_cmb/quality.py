@@ -13,8 +13,10 @@ import numpy as np
 
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import mode_power
-from bayesdiff.networks.wiener import WienerDenoiser, radial_band
-from bayesdiff.training import MapWindows, denoising_errors
+from bayesdiff.diffusion.noise import colour
+from bayesdiff.networks.band_table import radial_band
+from bayesdiff.networks.wiener import WienerDenoiser
+from bayesdiff.windows import MapWindows
 from models.dust_cmb.data import PATCH_SIZE, load_dust_maps
 
 NOISE_LEVELS = (0.05, 0.1, 0.3, 0.6, 1.2, 3.0, 10.0)
@@ -68,10 +70,7 @@ def compare_draws(draws: np.ndarray) -> dict[str, Any]:
 
 
 def denoising_table(model: bd.DiffusionModel, num: int = 64, seed: int = 3) -> dict[str, Any]:
-    """Error of the denoiser over that of the Wiener filter on held-out dust, per noise level and radial band.
-
-    Both errors are in units of V^(1/2) (see :mod:`bayesdiff.networks.wiener`); the Wiener filter's is near one.
-    """
+    """Mean square error of the denoiser and of the twin's Wiener filter on held-out dust, by noise level and band."""
     assert isinstance(model.denoiser, WienerDenoiser)
     denoiser = model.denoiser
     windows = MapWindows(jnp.asarray(load_dust_maps().held_out), PATCH_SIZE, periodic=(False, True))
@@ -79,17 +78,22 @@ def denoising_table(model: bd.DiffusionModel, num: int = 64, seed: int = 3) -> d
     counts = np.bincount(bands.ravel())
 
     @jax.jit
-    def row(t, key):
+    def row(s, key):
         def one(key):
-            errors = denoising_errors(key, t, windows, denoiser, model.schedule, model.noise)
-            return jnp.stack([mode_power(error)[0] for error in errors])
+            cut, parameters, normal = jax.random.split(key, 3)
+            x = windows.draw(cut)
+            context = jax.random.uniform(parameters, (2,), minval=denoiser.context_low, maxval=denoiser.context_high)
+            noise_power = model.noise.power(context, x.shape)
+            y = x + s * colour(jax.random.normal(normal, x.shape), noise_power)
+            estimates = [d(y, s, noise_power, context) for d in (denoiser, denoiser.reference)]
+            return jnp.stack([mode_power(estimate - x)[0] for estimate in estimates])
 
         power = jnp.mean(jax.lax.map(one, jax.random.split(key, num), batch_size=16), axis=0)
         return jax.vmap(lambda p: jax.ops.segment_sum(p.ravel(), bands.ravel(), num_segments=NUM_RADIAL_BANDS))(power)
 
     network, wiener = [], []
     for s in NOISE_LEVELS:
-        sums = np.asarray(row(model.schedule.time_of_noise_level(s), jax.random.key(seed)))
+        sums = np.asarray(row(jnp.float32(s), jax.random.key(seed)))
         network.append((sums[0] / counts).tolist())
         wiener.append((sums[1] / counts).tolist())
     return {"noise_levels": list(NOISE_LEVELS), "network": network, "wiener": wiener}

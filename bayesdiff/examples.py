@@ -1,0 +1,67 @@
+"""Examples for training a Wiener-preconditioned denoiser and for measuring it.
+
+Imports only jax.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.diffusion.noise import Noise, colour
+from bayesdiff.diffusion.schedules import Schedule, noise_level
+from bayesdiff.networks.wiener import WienerDenoiser
+from bayesdiff.windows import MapWindows, WindowPool
+
+
+class Example(NamedTuple):
+    """A noisy window and what the network should make of it.
+
+    Attributes:
+        y: x + s Sigma^(1/2) n, (C, H, W).
+        s: noise level.
+        noise_power: of Sigma, (C, H, W).
+        context: of Sigma, drawn uniformly in the denoiser's box.
+        target: V^(-1/2) F(E[x | y] - D_W), the expectation taken over the pool, as a field (C, H, W).
+        white: V^(-1/2) F(x - D_W).
+        variance: V per mode.
+        importance: one over how much more often than others the window is chosen.
+        contrast: of the window as y shows it, relative to the mean: its weight among windows.
+        weight: signal fraction of each mode over its mean: its weight among modes.
+    """
+
+    y: jax.Array
+    s: jax.Array
+    noise_power: jax.Array
+    context: jax.Array
+    target: jax.Array
+    white: jax.Array
+    variance: jax.Array
+    importance: jax.Array
+    contrast: jax.Array
+    weight: jax.Array
+
+
+def draw_example(
+    key, t, windows: MapWindows | WindowPool, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise
+) -> Example:
+    """A random window in random noise of a random context at diffusion time t."""
+    cut, parameters, normal = jax.random.split(key, 3)
+    x, importance = windows.choose(cut) if isinstance(windows, WindowPool) else (windows.draw(cut), jnp.ones(()))
+    context = jax.random.uniform(
+        parameters, denoiser.context_low.shape, minval=denoiser.context_low, maxval=denoiser.context_high
+    )
+    noise_power = noise.power(context, x.shape)
+    s = noise_level(schedule, t)
+    y = x + s * colour(jax.random.normal(normal, x.shape), noise_power)
+    expected = windows.posterior_mean(y, s, noise_power) if isinstance(windows, WindowPool) else x
+    levels, features = denoiser.spectra(denoiser.reference, y, s, noise_power)
+    filtered = denoiser.reference.mean + filter_field(y - denoiser.reference.mean, levels.signal)
+    variance = s**2 * noise_power * levels.signal
+    target, white = (filter_field(field - filtered, 1.0 / jnp.sqrt(variance)) for field in (expected, x))
+    contrast = jnp.exp(0.5 * jnp.mean(features))
+    weight = levels.signal / jnp.mean(levels.signal)
+    return Example(y, s, noise_power, context, target, white, variance, importance, contrast, weight)
