@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from models.mass_mapping.wiener import WienerMap
 
 _OBSERVATION, _INFERENCE, _OUTPUT = "Observation (default: HST-COSMOS)", "Inference", "Output"
-_ABSENT = "fields|spectra|minkowski"
 FILES = ("draws.zarr", "posterior.zarr", "posterior.zarr.part", "summary.csv", "verdict.txt", "report.html", "maps.png")
 
 
@@ -260,6 +257,7 @@ def write_results(data: xr.DataTree, observed: ShearMap, folder: Path, prior: st
     import numpy as np
 
     import bayesdiff as bd
+    from bayesdiff.reporting import Picture
     from bayesdiff.reporting.style import png_bytes
     from inference.study import save
     from models.mass_mapping.data import PIXEL_ARCMIN
@@ -270,18 +268,21 @@ def write_results(data: xr.DataTree, observed: ShearMap, folder: Path, prior: st
     draws = kappa_draws(data)
     fit = float(chi_square(draws[:: max(1, len(draws) // 50)], observed).mean())
     level = float(data["posterior"].to_dataset()["level"].mean())
+    maps = maps_figure(observed, draws, wiener_of(data))
+    (folder / "maps.png").write_bytes(png_bytes(maps))
+    residual = (
+        f"Residual shear of the draws: chi-square {fit:.3f} per value in units of the noise map; the posterior noise "
+        f"level is {level:.3f}, its square {level**2:.3f}."
+    )
     bd.reporting.write_report(
         data,
         folder,
         title=f"Mass map, {observed.description}",
         pixel_arcmin=PIXEL_ARCMIN,
         prior_draws={"level": np.exp(LEVEL_SD * np.random.default_rng(0).normal(size=4000))},
-        notes=(*notes(prior), f"Residual shear of the draws: chi-square {fit:.3f} per value in units of the noise map; "
-               f"the posterior noise level is {level:.3f}, its square {level**2:.3f}."),
-    )  # fmt: skip
-    picture = png_bytes(maps_figure(observed, draws, wiener_of(data)))
-    (folder / "maps.png").write_bytes(picture)
-    show_maps(folder / "report.html", picture, CAPTION)
+        notes=(*notes(prior), residual),
+        pictures=(Picture("fields", "Mass maps", lambda: maps, CAPTION),),
+    )
 
 
 def notes(prior: str) -> tuple[str, ...]:
@@ -297,24 +298,6 @@ def notes(prior: str) -> tuple[str, ...]:
         "The mean of the convergence is not measured by shear: it is the prior's. Mass beyond the edges of the patch "
         "is not in the model.",
     )
-
-
-def show_maps(page: Path, picture: bytes, caption: str) -> None:
-    """Put the maps into a report in the place of the pictures of separated fields, of which there are none."""
-    encoded = base64.b64encode(picture).decode("ascii")
-    section = (
-        f'<section id="fields">\n<h2>Mass maps</h2>\n<figure class="wide"><img src="data:image/png;base64,{encoded}" '
-        f'alt="Mass maps">\n<figcaption>{caption}</figcaption></figure>\n</section>\n'
-    )
-
-    def instead(found: re.Match[str], text: str) -> str:
-        return text if found[1] == "fields" else ""
-
-    text = page.read_text(encoding="utf-8")
-    link = '<a href="#fields">Mass maps</a> '
-    text = re.sub(rf'<section id="({_ABSENT})">.*?</section>\n', lambda m: instead(m, section), text, flags=re.DOTALL)
-    text = re.sub(rf'<a href="#({_ABSENT})">.*?</a> ', lambda m: instead(m, link), text)
-    page.write_text(text, encoding="utf-8")
 
 
 def _clear(folder: Path) -> None:

@@ -26,12 +26,14 @@ class Figure:
         value: the measured value.
         requirement: the bound it must meet, in words; empty for a figure that is only reported.
         met: whether it does; None for a figure that is only reported.
+        detail: printed by the study, left out of the README.
     """
 
     name: str
     value: float | str
     requirement: str = ""
     met: bool | None = None
+    detail: bool = False
 
 
 def below(name: str, value: float, bound: float) -> Figure:
@@ -72,6 +74,8 @@ def markdown(studies: dict[str, list[Figure]]) -> str:
     rows = ["| study | figure | value | required | |", "|---|---|---|---|---|"]
     for study, figures in studies.items():
         for figure in figures:
+            if figure.detail:
+                continue
             value = figure.value if isinstance(figure.value, str) else f"{figure.value:.4g}"
             name = figure.name.replace("|", "\\|")
             mark = {True: "met", False: "**missed**", None: ""}[figure.met]

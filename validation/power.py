@@ -42,7 +42,7 @@ def run() -> list[Figure]:
     ]
     for name in WRONG:
         figures += [
-            Figure(f"{name}, {check}: failures of {suffix}", number)
+            Figure(f"{name}, {check}: failures of {suffix}", number, detail=True)
             for check, number in failures[name].items()
             if check not in ("one quantity", f"one of {NUM_QUANTITIES} quantities")
         ]

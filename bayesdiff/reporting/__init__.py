@@ -8,12 +8,13 @@ from bayesdiff.reporting.figures_chains import rank_figure, trace_figure
 from bayesdiff.reporting.figures_corner import corner_figure
 from bayesdiff.reporting.figures_fields import field_panels, minkowski_figure, spectra_figure
 from bayesdiff.reporting.finding import Finding
-from bayesdiff.reporting.page import write_report
+from bayesdiff.reporting.page import Picture, write_report
 from bayesdiff.reporting.summary import rich_table, summary_table, summary_text, write_summary
 from bayesdiff.reporting.verdict import Verdict, verdict
 
 __all__ = [
     "Finding",
+    "Picture",
     "Verdict",
     "corner_figure",
     "field_panels",

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import xarray as xr
@@ -73,6 +74,22 @@ figcaption { color: #555; font-size: .9rem; margin-top: .3rem; }
 """
 
 
+class Picture(NamedTuple):
+    """One section of the page.
+
+    Attributes:
+        anchor: Its name in links.
+        heading: Its title.
+        build: Draws the figure; or why there is none.
+        caption: What it shows.
+    """
+
+    anchor: str
+    heading: str
+    build: Callable[[], Figure] | str
+    caption: str
+
+
 def write_report(
     data: xr.DataTree,
     folder: str | Path,
@@ -84,6 +101,7 @@ def write_report(
     notes: Sequence[str] = (),
     parameters: Sequence[str] | None = None,
     derived: Mapping[str, ArrayLike] | None = None,
+    pictures: Sequence[Picture] = (),
 ) -> Path:
     """Write ``summary.csv``, ``verdict.txt`` and a self-contained ``report.html``.
 
@@ -99,6 +117,7 @@ def write_report(
         parameters: Scalars shown in the corner, trace and rank plots; by default at most
             eight that vary and do not repeat another.
         derived: Further quantities (chain, draw) for the table.
+        pictures: What to show of the fields; by default the separated maps, their spectra and Minkowski functionals.
 
     Returns:
         Path of the page.
@@ -112,10 +131,13 @@ def write_report(
     (folder / "verdict.txt").write_text(str(judged), encoding="utf-8")
     table = summary_table(data, derived)
     write_summary(table, folder / "summary.csv")
-    pictures = _pictures(data, pixel_arcmin, bounds, prior_draws, parameters)
+    shown = [
+        *(pictures or _field_pictures(data, pixel_arcmin)),
+        *_parameter_pictures(data, bounds, prior_draws, parameters),
+    ]
     sections = [
         ("summary", "Parameters", _table_html(table)),
-        *((anchor, heading, _picture_html(build, heading, caption)) for anchor, heading, build, caption in pictures),
+        *((picture.anchor, picture.heading, _picture_html(picture)) for picture in shown),
         ("run", "How to redo this run", _run_html(data)),
     ]
     page = folder / "report.html"
@@ -125,48 +147,51 @@ def write_report(
     return page
 
 
-def _pictures(
-    data: xr.DataTree,
-    pixel_arcmin: float,
-    bounds: Mapping[str, tuple[float, float]] | None,
-    prior_draws: Mapping[str, ArrayLike] | None,
-    parameters: Sequence[str] | None,
-) -> list[tuple[str, str, Callable[[], Figure] | str, str]]:
-    """Anchor, heading, builder (or why there is no picture) and caption of every picture, in reading order."""
+def _field_pictures(data: xr.DataTree, pixel_arcmin: float) -> list[Picture]:
     absent = None if has_group(data, "fields") else "No maps were drawn in this run, so there is nothing to show here."
     return [
-        (
+        Picture(
             "fields",
             "Separated maps",
             absent or (lambda: field_panels(data, pixel_arcmin)),
             "Maps in units of the dust standard deviation. The truth, mean and draws of a component share one colour "
             "scale; arrows mark values beyond it (1 % of the pixels). A posterior mean is smoother than any draw.",
         ),
-        (
+        Picture(
             "spectra",
             "Power spectra",
             absent or (lambda: spectra_figure(data, pixel_arcmin)),
             "Bands hold 68 and 95 % of the posterior draws in each bin of multipole.",
         ),
-        (
+        Picture(
             "minkowski",
             "Minkowski functionals",
             absent or (lambda: minkowski_figure(data)),
             "Morphology of the drawn maps above a threshold; bands hold 68 and 95 % of the posterior draws.",
         ),
-        (
+    ]
+
+
+def _parameter_pictures(
+    data: xr.DataTree,
+    bounds: Mapping[str, tuple[float, float]] | None,
+    prior_draws: Mapping[str, ArrayLike] | None,
+    parameters: Sequence[str] | None,
+) -> list[Picture]:
+    return [
+        Picture(
             "corner",
             "Joint posterior",
             lambda: corner_figure(data, parameters, prior_draws, bounds=bounds),
             "Contours hold 68 and 95 % of the posterior. Hatched: outside the prior.",
         ),
-        (
+        Picture(
             "traces",
             "Traces",
             lambda: trace_figure(data, parameters),
             "Every chain over its draws, and the density that each gives on its own. They should look alike.",
         ),
-        (
+        Picture(
             "ranks",
             "Ranks",
             lambda: rank_figure(data, parameters),
@@ -220,16 +245,16 @@ def _table_html(table: pd.DataFrame) -> str:
     )
 
 
-def _picture_html(build: Callable[[], Figure] | str, heading: str, caption: str) -> str:
-    if isinstance(build, str):
-        return f'<p class="missing">{html.escape(build)}</p>'
-    figure = build()
+def _picture_html(picture: Picture) -> str:
+    if isinstance(picture.build, str):
+        return f'<p class="missing">{html.escape(picture.build)}</p>'
+    figure = picture.build()
     encoded = base64.b64encode(png_bytes(figure)).decode("ascii")
     wide = figure.get_figwidth() > 1.4 * figure.get_figheight()
     width = round(96 * figure.get_figwidth())
     return (
         f'<figure{' class="wide"' if wide else ""}><img src="data:image/png;base64,{encoded}" width="{width}" '
-        f'alt="{html.escape(heading)}">\n<figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'alt="{html.escape(picture.heading)}">\n<figcaption>{html.escape(picture.caption)}</figcaption></figure>'
     )
 
 
