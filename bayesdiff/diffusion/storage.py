@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
@@ -144,7 +145,8 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
     config = UNetConfig(**settings)
     context_low, context_high = jnp.asarray(tensors["context_low"]), jnp.asarray(tensors["context_high"])
-    expected = _flatten(initialise(0, reference, config, context_low, context_high).params)
+    # Shapes alone: drawing weights that are thrown away would take a minute of compilation.
+    expected = _flatten(jax.eval_shape(lambda: initialise(0, reference, config, context_low, context_high).params))
     stored = {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}
     shapes = {name: tuple(np.shape(value)) for name, value in expected.items()}
     wrong = [k for k in shapes.keys() | stored.keys() if k not in stored or shapes.get(k) != stored[k].shape]

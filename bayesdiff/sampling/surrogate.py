@@ -1,13 +1,14 @@
 """The corrected marginal: an interpolated correction to the closed-form likelihood of the Gaussian twin.
 
-For parameters theta of low dimension, log p(y | theta) = log p_twin(y | theta) + Delta(theta). The first term is in
-closed form; Delta costs hundreds of network evaluations per point, but it is smooth. So
+For parameters theta of low dimension, log p(y | theta) = c log p_twin(y | theta) + Delta(theta). The first term is in
+closed form; Delta costs hundreds of network evaluations per point, but it is smooth. The twin, whose power has a free
+amplitude averaged over a small grid, is a first guess only, and too sure of itself: its likelihood of a field that is
+not Gaussian varies several times as much as the learned one and has its maximum elsewhere. Hence c = 0.2. So
 
-1. sample the twin's posterior (its power has a free amplitude, averaged over a small grid) and choose a design over
-   its bulk;
+1. sample the posterior with the twin's likelihood and choose a design over its bulk;
 2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process, in
    coordinates that are smooth up to the edges of the prior;
-3. sample the corrected posterior with NUTS, which costs nothing, take fresh draws of it and evaluate the density there;
+3. sample the corrected posterior with NUTS, without the network, take fresh draws of it and evaluate the density there;
 4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat and the design has enough
    points in the bulk; otherwise let the draws join the design and go back to 2.
 
@@ -44,9 +45,10 @@ from .target import BoundModel, Data, Density, Position, Target
 
 MAX_DIMENSION = 8
 LOG_AMPLITUDES = (-1.5, -0.75, 0.0, 0.75, 1.5)
-_ROUND_DRAWS = 150
-# In nat: largest deviation that raises the density, and the deviation beyond which it is lowered.
-_MOST_OPTIMISTIC, _FAR = 2.0, 6.0
+TWIN_EXPONENT = 0.2
+_ROUND_WARMUP, _ROUND_DRAWS = 150, 150
+# In nat: largest deviation that raises the density, and the deviation beyond which it is lowered, so many times.
+_MOST_OPTIMISTIC, _FAR, _PENALTY = 2.0, 6.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class MarginalSurrogate:
     min_bulk: int = 24
     bulk_depth: float = 5.0
     max_rms: float = 0.3
-    nuts: NUTS = NUTS(num_warmup=300)
+    nuts: NUTS = NUTS(num_warmup=300, target_acceptance=0.95)
     steps_per_draw: int = 4
 
     def __post_init__(self) -> None:
@@ -137,7 +139,7 @@ def _default_log_density() -> LogDensity:
 @lru_cache(maxsize=16)
 def _programs(functions: BoundModel, log_density: LogDensity, coordinates: Coordinates) -> _Densities:
     """The same functions for the same model, so that new data compile nothing."""
-    twin = _functions_with(functions, Twin(jnp.asarray(LOG_AMPLITUDES)))
+    twin = _functions_with(functions, Twin(jnp.asarray(LOG_AMPLITUDES), TWIN_EXPONENT))
     full = _functions_with(functions, log_density)
 
     def corrected(position: Position, data: Data) -> jax.Array:
@@ -150,7 +152,7 @@ def _programs(functions: BoundModel, log_density: LogDensity, coordinates: Coord
 def _correction(interpolant: Interpolant, q: jax.Array) -> jax.Array:
     """What the surrogate adds to the twin's log density at coordinates (d,)."""
     mean, deviation = interpolant(q)
-    return mean + 0.5 * jnp.minimum(deviation, _MOST_OPTIMISTIC) ** 2 - jnp.maximum(deviation - _FAR, 0.0) ** 2
+    return mean + 0.5 * jnp.minimum(deviation, _MOST_OPTIMISTIC) ** 2 - _PENALTY * jnp.maximum(deviation - _FAR, 0.0)
 
 
 def _functions_with(functions: BoundModel, log_density: LogDensity) -> BoundModel:
@@ -166,7 +168,7 @@ def _refine(
     position = target.functions.draw_prior(key_twin, target.data)
     size, unravel = len(ravel_pytree(position)[0]), ravel_pytree(position)[1]
     capacity = settings.num_design + settings.num_test * settings.max_rounds
-    kernel = settings._kernel(densities)
+    kernel = nuts_kernel(replace(settings.nuts, num_warmup=_ROUND_WARMUP), densities.corrected)
     # Without a correction the corrected density is the twin's, and one compiled program samples both.
     data: Data = (target.data, nothing(size, capacity))
     start, _ = find_start(key_twin, target.with_density(densities.corrected, data), num_chains)
