@@ -46,7 +46,9 @@ from .target import BoundModel, Data, Density, Position, Target
 MAX_DIMENSION = 8
 LOG_AMPLITUDES = (-1.5, -0.75, 0.0, 0.75, 1.5)
 TWIN_EXPONENT = 0.2
-_ROUND_WARMUP, _ROUND_DRAWS = 150, 150
+_ROUND_DRAWS = 150
+# An unfinished surrogate can be of any shape: its trajectories are kept short.
+_EXPLORER = NUTS(num_warmup=150, max_tree_depth=5)
 # In nat: largest deviation that raises the density, and the deviation beyond which it is lowered, so many times.
 _MOST_OPTIMISTIC, _FAR, _PENALTY = 2.0, 6.0, 3.0
 
@@ -70,8 +72,8 @@ class MarginalSurrogate:
 
     log_density: LogDensity | None = None
     num_design: int = 24
-    num_test: int = 12
-    max_rounds: int = 12
+    num_test: int = 24
+    max_rounds: int = 8
     min_bulk: int = 24
     bulk_depth: float = 5.0
     max_rms: float = 0.3
@@ -168,7 +170,7 @@ def _refine(
     position = target.functions.draw_prior(key_twin, target.data)
     size, unravel = len(ravel_pytree(position)[0]), ravel_pytree(position)[1]
     capacity = settings.num_design + settings.num_test * settings.max_rounds
-    kernel = nuts_kernel(replace(settings.nuts, num_warmup=_ROUND_WARMUP), densities.corrected)
+    kernel = nuts_kernel(_EXPLORER, densities.corrected)
     # Without a correction the corrected density is the twin's, and one compiled program samples both.
     data: Data = (target.data, nothing(size, capacity))
     start, _ = find_start(key_twin, target.with_density(densities.corrected, data), num_chains)
