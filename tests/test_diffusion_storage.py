@@ -144,7 +144,7 @@ def rewrite(folder, **changes) -> None:
     ("changes", "message"),
     [
         ({"weights_sha256": "0" * 64}, "where 000000000000... was expected"),
-        ({"format": 99}, "must be a model card of format 1, got format 99"),
+        ({"format": 99}, "must be a model card of format 2, got format 99"),
         ({"noise": ...}, r"lacks the entries \['noise'\]"),
         ({"schedule": {"type": "Quadratic"}}, "schedule must be one of .* got 'Quadratic'"),
         ({"schedule": {"type": "Cosine", "speed": 3}}, "does not describe the arrays .*'speed'"),

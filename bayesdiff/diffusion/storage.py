@@ -27,7 +27,7 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.model import Card, DiffusionModel
 from bayesdiff.diffusion.noise import Noise, StationaryNoise, WhiteNoise
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _STRUCTURE = ("denoiser", "noise", "schedule", "event_shape", "context_names", "context_bounds", "name")
 _TABLES = ("gain", "feedback", "residual_variance")

@@ -9,8 +9,9 @@ not Gaussian varies several times as much as the learned one and has its maximum
 2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process, in
    coordinates that are smooth up to the edges of the prior;
 3. sample the corrected posterior with NUTS, without the network, take fresh draws of it and evaluate the density there;
-4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat and the design has enough
-   points in the bulk; otherwise let the draws join the design and go back to 2.
+4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat, the process is sure of
+   itself at nearly all draws, and the design has enough points in the bulk; otherwise let the draws and those of which
+   it is least sure join the design and go back to 2.
 
 The chains sample the expectation of the density under the process, exp(mean + deviation^2 / 2) with the deviation
 capped, so that what is plausible but unexplored is visited and joins the design; where the deviation is extreme the
@@ -51,6 +52,7 @@ _ROUND_DRAWS = 150
 _EXPLORER = NUTS(num_warmup=150, max_tree_depth=5)
 # In nat: largest deviation that raises the density, and the deviation beyond which it is lowered, so many times.
 _MOST_OPTIMISTIC, _FAR, _PENALTY = 2.0, 6.0, 3.0
+_UNSURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,22 +63,25 @@ class MarginalSurrogate:
         log_density: estimator of the marginal density that is interpolated; by default the bound with the twin as
             reference and 32 antithetic pairs of noise.
         num_design: design points over the twin's posterior.
-        num_test: fresh draws of each acceptance test, which join the design when it fails.
+        num_test: fresh draws of each acceptance test, which join the design when it fails, as do half as many of those
+            that the process is least sure of.
         max_rounds: acceptance tests before giving up.
         min_bulk: design points within ``bulk_depth`` nat of the maximum that acceptance requires.
         bulk_depth: see ``min_bulk``.
         max_rms: largest error of the surrogate accepted, in nat.
+        max_unsure: largest share of draws accepted at which the process is not sure of itself to 1 nat.
         nuts: the sampler of the result.
         steps_per_draw: its iterations per draw, which cost next to nothing.
     """
 
     log_density: LogDensity | None = None
     num_design: int = 24
-    num_test: int = 24
+    num_test: int = 16
     max_rounds: int = 8
     min_bulk: int = 24
     bulk_depth: float = 5.0
     max_rms: float = 0.3
+    max_unsure: float = 0.01
     nuts: NUTS = NUTS(num_warmup=300, target_acceptance=0.95)
     steps_per_draw: int = 4
 
@@ -85,6 +90,11 @@ class MarginalSurrogate:
             raise ValueError(f"the acceptance test needs at least 10 draws, got num_test={self.num_test}")
         if min(self.num_design, self.max_rounds, self.steps_per_draw) < 1 or self.max_rms <= 0:
             raise ValueError("num_design, max_rounds, steps_per_draw and max_rms must be positive")
+
+    @property
+    def capacity(self) -> int:
+        """Most points that the design can have."""
+        return self.num_design + (self.num_test + self.num_test // 2) * self.max_rounds
 
     def prepare(self, key: jax.Array, target: Target, num_chains: int, progress: bool) -> Prepared:
         """Fit the surrogate, then hand its density to NUTS.
@@ -113,7 +123,7 @@ class MarginalSurrogate:
         del num_chains
         programs = self._programs(jax.random.key(0), target)
         size = sum(int(np.prod(shape)) for shape in target.latent_shapes.values())
-        data = (target.data, nothing(size, self.num_design + self.num_test * self.max_rounds))
+        data = (target.data, nothing(size, self.capacity))
         return Prepared(self._kernel(programs), target.with_density(programs.corrected, data))
 
     def _programs(self, key: jax.Array, target: Target) -> _Densities:
@@ -169,7 +179,7 @@ def _refine(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_pick)).ravel())
     position = target.functions.draw_prior(key_twin, target.data)
     size, unravel = len(ravel_pytree(position)[0]), ravel_pytree(position)[1]
-    capacity = settings.num_design + settings.num_test * settings.max_rounds
+    capacity = settings.capacity
     kernel = nuts_kernel(_EXPLORER, densities.corrected)
     # Without a correction the corrected density is the twin's, and one compiled program samples both.
     data: Data = (target.data, nothing(size, capacity))
@@ -180,33 +190,37 @@ def _refine(
     points = _spread_out(rng, draws, settings.num_design, inflate=1.5)
     values, heights = evaluate(points)
     bar.advance()
-    rms, bulk, number, current = np.inf, 0, 0, None
+    rms, unsure, bulk, number, current = np.inf, 1.0, 0, 0, None
     for number, round_key in enumerate(round_keys, start=1):
         current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, capacity)
         data = (target.data, current.interpolant)
         best = points[np.argsort(-heights)[np.arange(num_chains) % len(points)]]
         start, _ = evaluate_start(densities.corrected, jax.vmap(unravel)(jnp.asarray(best)), data)
         draws = _sample(kernel, round_key, start, data)
-        fresh = draws[rng.choice(len(draws), settings.num_test, replace=False)]
+        deviation = _deviations(current.interpolant, locate(draws))
+        unsure = float(np.mean(deviation > _UNSURE))
+        chosen = rng.choice(len(draws), settings.num_test, replace=False)
+        fresh = draws[np.concatenate([chosen, _least_sure(rng, deviation, settings.num_test // 2)])]
         fresh_values, fresh_heights = evaluate(fresh)
         predicted = np.asarray(jax.vmap(_correction, in_axes=(None, 0))(current.interpolant, locate(fresh)))
-        error = predicted - fresh_values
+        error = (predicted - fresh_values)[: settings.num_test]
         rms = float(np.sqrt(np.mean((error - error.mean()) ** 2)))
         top = max(heights.max(), fresh_heights.max())
         bulk = int(np.sum(heights > top - settings.bulk_depth))
         bar.advance()
-        if rms < settings.max_rms and bulk >= settings.min_bulk:
+        if rms < settings.max_rms and bulk >= settings.min_bulk and unsure < settings.max_unsure:
             break
         if number < settings.max_rounds:
             points, values = np.concatenate([points, fresh]), np.concatenate([values, fresh_values])
             heights = np.concatenate([heights, fresh_heights])
     assert current is not None
-    accepted = bool(rms < settings.max_rms and bulk >= settings.min_bulk)
+    accepted = bool(rms < settings.max_rms and bulk >= settings.min_bulk and unsure < settings.max_unsure)
     attributes = {
         "surrogate_converged": int(accepted),
         "surrogate_rms": rms,
+        "surrogate_unsure": unsure,
         "surrogate_leave_one_out": float(np.sqrt(np.mean(current.leave_one_out**2))),
-        "surrogate_evaluations": int(len(points) + settings.num_test),
+        "surrogate_evaluations": int(settings.num_design + number * (settings.num_test + settings.num_test // 2)),
         "surrogate_bulk_points": bulk,
         "surrogate_rounds": number,
     }
@@ -249,6 +263,17 @@ def _spread_out(rng: np.random.Generator, draws: np.ndarray, num: int, inflate: 
         distance = np.minimum(distance, ((white[candidates] - white[chosen[-1]]) ** 2).sum(axis=1))
         chosen.append(int(candidates[np.argmax(distance)]))
     return mean + inflate * (draws[chosen] - mean)
+
+
+def _deviations(interpolant: Interpolant, q: jax.Array) -> np.ndarray:
+    """Standard deviation of the process at coordinates (num, d)."""
+    return np.asarray(jax.vmap(lambda q: interpolant(q)[1])(q))
+
+
+def _least_sure(rng: np.random.Generator, deviation: np.ndarray, num: int) -> np.ndarray:
+    """``num`` of the draws, at random among the least certain tenth, or as many as are needed."""
+    candidates = np.argsort(-deviation)[: max(num, len(deviation) // 10)]
+    return rng.choice(candidates, num, replace=False)
 
 
 def _sample(kernel: Kernel, key: jax.Array, start: Start, data: Data) -> np.ndarray:
