@@ -59,11 +59,12 @@ class SpectralMixture:
     def __call__(self, reference: GaussianDenoiser, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> Window:
         """The spectrum of the field behind y = x + s Sigma^(1/2) n, shape (C, H, W)."""
         noise = s**2 * noise_power
-        ratio = jnp.exp(_per_mode(self.log_ratio, y.shape[-2:]))[:, None]
+        shape = y.shape[-2], y.shape[-1]
+        ratio = jnp.exp(_per_mode(self.log_ratio, shape))[:, None]
         powers = ratio * reference.power
         totals = powers + noise
         evidence = mode_power(y - reference.mean) / totals + jnp.log(totals)
-        counts = _counts(y.shape[-2:])
+        counts = _counts(shape)
         weights = jax.nn.softmax(self.log_weight - 0.5 * jnp.sum(counts * evidence, axis=(1, 2, 3)))
         inverse = jnp.tensordot(weights, 1.0 / totals, axes=1)
         levels = Levels(1.0 / inverse, jnp.tensordot(weights, powers / totals, axes=1), noise * inverse)
@@ -86,7 +87,7 @@ def fit_spectral_mixture(
     """
     if len(fields) < num_components:
         raise ValueError(f"{num_components} spectra cannot be fitted to {len(fields)} fields")
-    shape = fields.shape[-2:]
+    shape = fields.shape[-2], fields.shape[-1]
     ratios = jax.lax.map(lambda x: mode_power(x - reference.mean) / reference.power, fields, batch_size=128)
     band, counts = _nearest_band(shape), _counts(shape)
     counted = np.bincount(band.ravel(), weights=counts.ravel(), minlength=NUM_BANDS) * fields.shape[1]
@@ -136,4 +137,4 @@ def _per_mode(values: jax.Array, shape: tuple[int, int]) -> jax.Array:
     position = _band_position(shape)
     lower = np.minimum(position.astype(int), NUM_BANDS - 2)
     fraction = position - lower
-    return (1.0 - fraction) * values[:, lower] + fraction * values[:, lower + 1]
+    return jnp.asarray(1.0 - fraction) * values[:, lower] + jnp.asarray(fraction) * values[:, lower + 1]

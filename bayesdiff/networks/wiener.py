@@ -84,7 +84,7 @@ class WienerDenoiser:
     def correct(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> Correction:
         """The correction of the Wiener filter at one field (C, H, W)."""
         levels, whitened, output = self.raw(y, s, noise_power, context)
-        shape = y.shape[-2:]
+        shape = y.shape[-2], y.shape[-1]
         residual = filter_field(output, self.gain(s, shape)) + filter_field(whitened, self.feedback(s, shape))
         return Correction(levels, residual.astype(y.dtype))
 
