@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from models.mass_mapping.wiener import WienerMap
 
 _OBSERVATION, _INFERENCE, _OUTPUT = "Observation (default: HST-COSMOS)", "Inference", "Output"
-FILES = ("draws.zarr", "posterior.zarr", "posterior.zarr.part", "summary.csv", "verdict.txt", "report.html", "maps.png")
 
 
 class Engine(StrEnum):
@@ -96,7 +95,7 @@ def mass_mapping(
         import jax
 
         import bayesdiff as bd
-        from inference.study import RUNNING_STORE, refuse_output
+        from inference.study import RUNNING_STORE, clear_output, refuse_output
         from models.mass_mapping.data import load_cosmos
         from models.mass_mapping.model import make_model, observe_held_out
         from models.mass_mapping.prior import kappa_scale
@@ -109,7 +108,7 @@ def mass_mapping(
         observed = observe_held_out(jax.random.fold_in(jax.random.key(seed), 1)) if simulate else load_cosmos()
         model = make_model(chosen, observed.survey, kappa_scale(chosen), flow_steps)
         if not go_on:
-            _clear(output)
+            clear_output(output)
         console.print(f"Shear: {observed.description}; prior: {prior}", markup=False, soft_wrap=True)
         algorithm = (
             bd.NUTS(num_warmup=num_warmup, dense_mass=False)
@@ -298,16 +297,3 @@ def notes(prior: str) -> tuple[str, ...]:
         "The mean of the convergence is not measured by shear: it is the prior's. Mass beyond the edges of the patch "
         "is not in the model.",
     )
-
-
-def _clear(folder: Path) -> None:
-    """Make the folder, and remove from it what an earlier run wrote, and nothing else."""
-    import shutil
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RUNNING_STORE, RESULT = "draws.zarr", "posterior.zarr"
 FILES = (
     *(RUNNING_STORE, f"{RUNNING_STORE}.partial", RESULT, f"{RESULT}.part", SETTINGS, OBSERVATION),
-    *("summary.csv", "verdict.txt", "report.html"),
+    *("summary.csv", "verdict.txt", "report.html", "maps.png"),
 )
 _FIELD_DIMS = ("channel", "height", "width")
 
@@ -100,7 +100,7 @@ def run_study(
     folder = None if output is None else Path(output)
     if folder is not None and not resuming:
         refuse_output(folder, overwrite)
-        _clear(folder)
+        clear_output(folder)
         if record is not None:
             write_record(folder, record, observation)
     if algorithm is None:
@@ -123,7 +123,7 @@ def run_study(
     except KeyboardInterrupt:
         # Before the first iteration nothing is kept, and an empty folder is not in the way of the next run.
         if folder is not None and not resuming and not (folder / RUNNING_STORE).exists():
-            _clear(folder)
+            clear_output(folder)
         raise
     data.attrs.update({"observation": observation.description, "unit": observation.unit, **dict(attributes or {})})
     if observation.truth is not None:
@@ -207,7 +207,7 @@ def far_from_truth(data: xr.DataTree, threshold: float = 3.0) -> tuple[str, ...]
     )
 
 
-def _clear(folder: Path) -> None:
+def clear_output(folder: Path) -> None:
     """Make the folder, and remove from it what an earlier run wrote, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:

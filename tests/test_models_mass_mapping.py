@@ -23,6 +23,7 @@ from models.mass_mapping import data, prior, quality
 from models.mass_mapping.data import Survey, average_shear, load_convergence, load_cosmos, pad
 from models.mass_mapping.model import LEVEL_SD, chi_square, make_model, observe
 from models.mass_mapping.wiener import dense_posterior, wiener_map
+from models.shared_data import data_folder
 from tests.diffusion_toys import dense_covariance, red_power
 from validation.mass_mapping import errors, figures_of, interval_coverage, rms_error
 from validation.noncentred import deviations
@@ -113,7 +114,7 @@ def test_simulated_maps_are_standardised_and_apart(data_dir):
     assert maps.training.std() == pytest.approx(1.0, abs=1e-4)
     assert 0.01 < maps.sd < 0.03
     with pytest.raises(FileNotFoundError):
-        data.data_folder("none.npz")
+        data_folder("none.npz")
 
 
 def test_matrices_are_those_of_the_operator(x64):

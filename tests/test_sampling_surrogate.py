@@ -71,9 +71,12 @@ def test_surrogate_finds_the_posterior_of_a_density_far_from_the_twins(twin):
     assert abs(draws.std() / sd - 1) < 0.15
 
 
-def test_a_surrogate_that_is_not_accepted_says_so(twin):
+@pytest.mark.parametrize(
+    "bounds", [{"min_bulk": 1000}, {"min_bulk": 1, "max_rms": 1e9}], ids=["few points", "unsure of itself"]
+)
+def test_a_surrogate_that_is_not_accepted_says_so(twin, bounds):
     y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))
-    algorithm = bd.MarginalSurrogate(log_density=Tilted(), num_design=3, min_bulk=1000, max_rounds=1)
+    algorithm = bd.MarginalSurrogate(log_density=Tilted(), num_design=3, max_rounds=1, **bounds)
     data = bd.sample(jax.random.key(0), make_model(twin), y, algorithm=algorithm, num_samples=50, progress=False)
     assert data.attrs["surrogate_converged"] == 0
 

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from models.dust_cmb.data import data_folder
+from models.shared_data import data_folder
 from validation.chains import PARAMETERS
 from validation.figures import RESULTS, Figure, above, below
 
@@ -43,7 +43,8 @@ def real(folder: Path = RESULTS / "real") -> list[Figure]:
     largest = []
     for patch in range(NUM_PATCHES):
         output = folder / f"patch_{patch}"
-        path = f"{data_folder() / REAL_MAP.split(':')[0]}:{REAL_MAP.split(':')[1]}"
+        file, array = REAL_MAP.split(":")
+        path = f"{data_folder(file) / file}:{array}"
         _study(output, "--map", path, "--pixel-arcmin", REAL_PIXEL_ARCMIN, "--patch", str(patch), "--seed", str(patch))
         summary = _summary(output)
         cells = [

@@ -71,7 +71,7 @@ class MarginalSurrogate:
         max_rms: largest error of the surrogate accepted, in nat.
         max_unsure: largest share of draws accepted at which the process is not sure of itself to 1 nat.
         nuts: the sampler of the result.
-        steps_per_draw: its iterations per draw, which cost next to nothing.
+        steps_per_draw: its iterations per draw, none of which asks the network.
     """
 
     log_density: LogDensity | None = None
@@ -88,8 +88,8 @@ class MarginalSurrogate:
     def __post_init__(self) -> None:
         if self.num_test < 10:
             raise ValueError(f"the acceptance test needs at least 10 draws, got num_test={self.num_test}")
-        if min(self.num_design, self.max_rounds, self.steps_per_draw) < 1 or self.max_rms <= 0:
-            raise ValueError("num_design, max_rounds, steps_per_draw and max_rms must be positive")
+        if min(self.num_design, self.max_rounds, self.steps_per_draw) < 1 or min(self.max_rms, self.max_unsure) <= 0:
+            raise ValueError("num_design, max_rounds, steps_per_draw, max_rms and max_unsure must be positive")
 
     @property
     def capacity(self) -> int:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.shared_data import data_folder
+
 PATCH_SIZE = 64
 PIXEL_ARCMIN = 8.0
 TRAINING_MAPS = ("I_1", "I_2")
@@ -32,21 +34,9 @@ class DustMaps(NamedTuple):
     held_out: np.ndarray
 
 
-def data_folder() -> Path:
-    """The folder of shared maps beside the checkout.
-
-    Raises:
-        FileNotFoundError: if it is absent.
-    """
-    folder = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    if not (folder / DATA_FILE).exists():
-        raise FileNotFoundError(f"the dust maps are expected in {folder}, and {DATA_FILE} is not there")
-    return folder
-
-
 def load_dust_maps(folder: Path | None = None) -> DustMaps:
     """Read, split and standardise the simulated dust maps."""
-    with np.load((folder or data_folder()) / DATA_FILE, allow_pickle=False) as file:
+    with np.load((folder or data_folder(DATA_FILE)) / DATA_FILE, allow_pickle=False) as file:
         maps = np.stack([file[name].astype(np.float64) for name in TRAINING_MAPS])[:, None]
     first, last = HELD_OUT_ROWS
     training = np.concatenate([maps[:, :, last:], maps[:, :, :first]], axis=2)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayesdiff.fields.patches import regrid
+from models.shared_data import data_folder
 
 PATCH_SIZE = 64
 PIXEL_ARCMIN = 1.74
@@ -76,18 +77,6 @@ class ShearMap(NamedTuple):
     truth: dict[str, np.ndarray] | None = None
 
 
-def data_folder(file: str = SURVEY) -> Path:
-    """The folder of shared maps beside the checkout.
-
-    Raises:
-        FileNotFoundError: the file is not there.
-    """
-    folder = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    if not (folder / file).exists():
-        raise FileNotFoundError(f"the maps of the study are expected in {folder}, and {file} is not there")
-    return folder
-
-
 def load_convergence(folder: Path | None = None) -> Convergence:
     """Read, regrid and standardise the simulated maps."""
     with np.load((folder or data_folder(SIMULATIONS)) / SIMULATIONS, allow_pickle=False) as file:
@@ -107,7 +96,7 @@ def load_convergence(folder: Path | None = None) -> Convergence:
 
 def load_cosmos(folder: Path | None = None) -> ShearMap:
     """The HST-COSMOS shear on 64 x 64 pixels of 1.74 arcmin."""
-    with np.load((folder or data_folder()) / SURVEY, allow_pickle=False) as file:
+    with np.load((folder or data_folder(SURVEY)) / SURVEY, allow_pickle=False) as file:
         arrays = {name: file[name].astype(np.float64) for name in file.files}
     noise_sd, mask = np.stack([arrays["std1"], arrays["std2"]]), arrays["mask"] > 0
     shear, survey = average_shear(np.stack([arrays["e1"], arrays["e2"]]), noise_sd, mask, FACTOR)
