@@ -1,7 +1,7 @@
 """What is measured of a trained network on the training maps: its gain, and the error that is left.
 
-A network that is stopped while it still learns gives too little: the regression of the target on its output has slopes
-of 1.02 to 1.2. In one evaluation that hardly counts; in the reverse process it adds up, and draws lack power. A
+A network that is stopped while it still learns gives too little: the regression of the target on its output has a
+slope above one. In one evaluation that hardly counts; in the reverse process it adds up, and draws lack power. A
 denoiser of the right scale has errors that are uncorrelated with its output and with its input, per mode and noise
 level, so the output is multiplied by a gain, and given a share of the whitened input, such that in each band of |k|
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import bayesdiff as bd
+from bayesdiff.networks.wiener import WienerDenoiser
+from bayesdiff.recalibration import with_contrast
+from models.dust_cmb.prior import CONTRAST
 from models.dust_cmb.quality import BAND_EDGES, compare_draws, denoising_table, draw_fields
 from validation.figures import Figure, above, below
 
@@ -16,9 +21,11 @@ NAME = "dust-cmb-64"
 def run() -> list[Figure]:
     """All figures of this study."""
     model = bd.load_pretrained(NAME)
+    assert isinstance(model.denoiser, WienerDenoiser)
     statistics = compare_draws(draw_fields(model))
     _print_power(statistics)
     _print_denoising(denoising_table(model))
+    plain = compare_draws(draw_fields(replace(model, denoiser=with_contrast(model.denoiser, 1.0 / CONTRAST))))
     worst = float(np.max(np.abs(np.array(statistics["power_ratio"]) - 1.0)))
     minkowski = statistics["minkowski_largest_difference"]
     return [
@@ -30,6 +37,9 @@ def run() -> list[Figure]:
             statistics["nearest_patch_draws"] / statistics["nearest_patch_held_out"],
             1.0,
         ),
+        Figure("mean power ratio, draws over training", float(np.mean(statistics["power_ratio"]))),
+        Figure(f"the same without the factor {CONTRAST:g} on the network", float(np.mean(plain["power_ratio"]))),
+        Figure("variance of training windows, 95th over 5th percentile", statistics["variance_spread_training"]),
         *(Figure(f"Minkowski V{i}: largest difference over its maximum", float(x)) for i, x in enumerate(minkowski)),
     ]
 

@@ -91,8 +91,7 @@ class Twin:
         log_amplitudes: log factors by which the twin's power is multiplied; the density is averaged over them, so that
             a field brighter or fainter than the mean is not surprising. Shape (A,).
         exponent: power to which the averaged density is raised. A Gaussian field of the mean spectrum is far surer of
-            the parameters than the learned prior, by hundreds of nat, and sure of the wrong ones; below one it is a
-            broad guess.
+            the parameters than the learned prior, and sure of the wrong ones; below one it is a broad guess.
     """
 
     log_amplitudes: jax.Array

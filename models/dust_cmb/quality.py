@@ -40,14 +40,16 @@ def compare_draws(draws: np.ndarray) -> dict[str, Any]:
         draws: from :func:`draw_fields`.
 
     Returns:
-        Ratios draws / training (``power_ratio`` per band of ``BAND_EDGES``), their standard errors, and the median
-        distance to the nearest training patch, over periodic shifts and the symmetries of the square, of draws and of
-        held-out patches, each in units of the patch's own standard deviation.
+        Ratios draws / training (``power_ratio`` per band of ``BAND_EDGES``), their standard errors, the 95th over the
+        5th percentile of the training windows' variance, and the median distance to the nearest training patch, over
+        periodic shifts and the symmetries of the square, of draws and of held-out patches, each in units of the patch's
+        own standard deviation.
     """
     maps = load_dust_maps()
     windows = MapWindows(jnp.asarray(maps.training), PATCH_SIZE, periodic=(False, True))
     training = np.asarray(jax.vmap(windows.draw)(jax.random.split(jax.random.key(7), 4096)))
-    statistics: dict[str, Any] = {}
+    faint, bright = np.quantile(training.var(axis=(1, 2, 3)), [0.05, 0.95])
+    statistics: dict[str, Any] = {"variance_spread_training": float(bright / faint)}
     ours, theirs = (np.asarray(bd.fields.power_spectrum(x, edges=BAND_EDGES).power)[:, 0] for x in (draws, training))
     statistics["power_ratio"] = (ours.mean(axis=0) / theirs.mean(axis=0)).tolist()
     statistics["power_ratio_error"] = (theirs.std(axis=0) / theirs.mean(axis=0) / np.sqrt(len(draws))).tolist()
