@@ -56,7 +56,7 @@ def cross_check(folder: Path = RESULTS / "mixtures") -> list[Figure]:
     surrogate = Runner(make_model(model), bd.MarginalSurrogate(), num_samples=1000)
     gibbs = Runner(make_model(model), bd.GibbsDiffusion(num_warmup=60), num_samples=300)
     table = Table("mixture", "engine", *PARAMETERS, "R-hat", "smallest ESS", "seconds")
-    worst_mean, worst_sd, ratios = 0.0, 0.0, []
+    worst_mean, worst_sd, ratios, shifts, spreads = 0.0, 0.0, [], [], []
     for index, (_, y) in enumerate(observations(model, NUM_CROSS_CHECK)):
         pair = []
         for engine, runner in (("surrogate", surrogate), ("gibbs", gibbs)):
@@ -68,12 +68,20 @@ def cross_check(folder: Path = RESULTS / "mixtures") -> list[Figure]:
             pair.append(posterior)
         mean, sd = disagreement(*pair)
         worst_mean, worst_sd = max(worst_mean, mean), max(worst_sd, sd)
+        shifts += [abs(pair[0].mean(name) - pair[1].mean(name)) / pair[0].sd(name) for name in PARAMETERS]
+        spreads += [pair[1].sd(name) / pair[0].sd(name) for name in PARAMETERS]
         rates = [min(p.ess.values()) / p.seconds for p in pair]
         ratios.append(rates[0] / rates[1])
     Console(width=150).print(table)
     return [
         below("surrogate and Gibbs: largest difference of a mean [Monte Carlo s.e.]", worst_mean, 3.0),
         below("surrogate and Gibbs: largest difference of a standard deviation [Monte Carlo s.e.]", worst_sd, 3.0),
+        Figure(
+            f"difference of a mean in posterior standard deviations, median of {len(shifts)}", float(np.median(shifts))
+        ),
+        Figure(f"difference of a mean in posterior standard deviations, largest of {len(shifts)}", max(shifts)),
+        Figure("standard deviation, Gibbs over surrogate, smallest", min(spreads)),
+        Figure("standard deviation, Gibbs over surrogate, largest", max(spreads)),
         Figure("ESS per second, surrogate over Gibbs, median", float(np.median(ratios))),
     ]
 

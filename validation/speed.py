@@ -1,0 +1,223 @@
+"""Speed against NumPyro's own NUTS on the same models, and against a bare BlackJAX loop.
+
+Two models: eight schools, and a Gaussian field of 32 x 32 pixels under a mask in noise of unknown level, every pixel of
+which is sampled. All run in one process on the same observations, alternately, compiling apart. NumPyro's chains run
+vectorised and one after the other, and the faster of the two counts. A trajectory that more chains than one follow
+together is as long as the longest of them, so the bare loop is compared by the time per gradient of all chains.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import arviz_stats
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import MCMC
+from numpyro.infer import NUTS as NumPyroNUTS
+from rich.console import Console
+from rich.table import Table
+
+import bayesdiff as bd
+from bayesdiff.sampling.target import build_target
+from models.linear_gaussian import make_twin
+from validation.figures import Figure, above, below
+from validation.noncentred import CONTEXT, SIZE, TRUE_NOISE_LEVEL, masked_model, random_mask
+
+NUM_CHAINS, NUM_REPEATS = 4, 3
+
+
+class Problem(NamedTuple):
+    """A model with its data, and how it is run.
+
+    Attributes:
+        model: NumPyro model.
+        y: its observation.
+        sites: whose effective sample sizes count.
+        num_warmup: iterations of adaptation.
+        num_samples: draws of each chain.
+        dense_mass: whether the mass matrix is dense.
+    """
+
+    model: Callable[..., None]
+    y: jax.Array
+    sites: tuple[str, ...]
+    num_warmup: int
+    num_samples: int
+    dense_mass: bool
+
+
+class Run(NamedTuple):
+    """Smallest effective sample size of a run, and its seconds."""
+
+    ess: float
+    warmup: float
+    sampling: float
+    compiling: float
+
+
+def run() -> list[Figure]:
+    """All figures of this study."""
+    figures = []
+    for name, problem in {"eight schools": eight_schools(), f"field of {SIZE} x {SIZE}": field()}.items():
+        figures += _against_numpyro(name, problem)
+        figures.append(
+            below(f"{name}: time per gradient over a bare BlackJAX loop's", _against_blackjax(problem), 1.05)
+        )
+    return figures
+
+
+def eight_schools() -> Problem:
+    """Rubin (1981), non-centred."""
+    y = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+    sigma = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+    def model(y=None):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+        unit = numpyro.sample("unit", dist.Normal(0.0, 1.0).expand((8,)).to_event(1))
+        numpyro.sample("y", dist.Normal(mu + tau * unit, sigma).to_event(1), obs=y)
+
+    return Problem(model, y, ("mu", "tau", "unit"), 1000, 5000, False)
+
+
+def field() -> Problem:
+    """The field of the study ``noncentred``."""
+    twin = make_twin(SIZE)
+    observed = random_mask(SIZE)
+    prior = bd.DiffusionPrior(twin, CONTEXT)
+    x = prior.sample(jax.random.key(1)).reshape(-1)[np.flatnonzero(observed)]
+    y = x + TRUE_NOISE_LEVEL * jax.random.normal(jax.random.key(2), x.shape)
+    return Problem(bd.noncentred(masked_model(prior, observed)), y, ("x_base", "s"), 300, 500, False)
+
+
+def _against_numpyro(name: str, problem: Problem) -> list[Figure]:
+    engines: dict[str, Callable[[int], Run]] = {
+        "bayesdiff": partial(_ours, problem),
+        "NumPyro, vectorized": _theirs(problem, "vectorized"),
+        "NumPyro, sequential": _theirs(problem, "sequential"),
+    }
+    runs = {engine: [] for engine in engines}
+    compiling = {engine: call(0).compiling for engine, call in engines.items()}
+    for repeat in range(1, NUM_REPEATS + 1):
+        for engine, call in engines.items():
+            runs[engine].append(call(repeat))
+    table = Table("engine", "smallest ESS", "warm-up [s]", "sampling [s]", "compiling [s]", title=name)
+    rates: dict[str, list[float]] = {"sampling": [], "warm-up and sampling": []}
+    for engine, repeats in runs.items():
+        ess, warmup, sampling = (np.array([getattr(r, x) for r in repeats]) for x in ("ess", "warmup", "sampling"))
+        cells = (f"{np.median(x):.4g}" for x in (ess, warmup, sampling))
+        table.add_row(engine, *cells, f"{compiling[engine]:.1f}")
+        rates["sampling"].append(float(np.median(ess / sampling)))
+        rates["warm-up and sampling"].append(float(np.median(ess / (warmup + sampling))))
+    Console(width=120).print(table)
+    return [
+        above(f"{name}: smallest ESS per second of {phase} over NumPyro's", ours / max(theirs), 1.0)
+        for phase, (ours, *theirs) in rates.items()
+    ]
+
+
+def _ours(problem: Problem, repeat: int) -> Run:
+    algorithm = bd.NUTS(num_warmup=problem.num_warmup, dense_mass=problem.dense_mass)
+    data = bd.sample(
+        jax.random.key(repeat),
+        problem.model,
+        problem.y,
+        algorithm=algorithm,
+        num_chains=NUM_CHAINS,
+        num_samples=problem.num_samples,
+        keep=problem.sites,
+        progress=False,
+    )
+    draws = {name: data["posterior"][name].values for name in problem.sites}
+    return Run(_smallest_ess(draws), *(data.attrs[f"{x}_seconds"] for x in ("warmup", "sampling", "compile")))
+
+
+def _theirs(problem: Problem, chain_method: str) -> Callable[[int], Run]:
+    kernel = NumPyroNUTS(problem.model, dense_mass=problem.dense_mass)
+    mcmc = MCMC(
+        kernel,
+        num_warmup=problem.num_warmup,
+        num_samples=problem.num_samples,
+        num_chains=NUM_CHAINS,
+        chain_method=chain_method,
+        progress_bar=False,
+    )
+
+    def call(repeat: int) -> Run:
+        keys = jax.random.split(jax.random.key(repeat))
+        times = []
+        # Twice, because the first call compiles; the second one starts from the same state and draws the same.
+        for _ in range(1 if repeat else 2):
+            clock = time.perf_counter()
+            mcmc.warmup(keys[0], problem.y)
+            middle = time.perf_counter()
+            mcmc.run(keys[1], problem.y)
+            jax.block_until_ready(mcmc.get_samples())
+            times.append((middle - clock, time.perf_counter() - middle))
+        draws = {name: np.asarray(x) for name, x in mcmc.get_samples(group_by_chain=True).items()}
+        compiling = sum(times[0]) - sum(times[-1])
+        return Run(_smallest_ess({name: draws[name] for name in problem.sites}), *times[-1], compiling)
+
+    return call
+
+
+def _against_blackjax(problem: Problem) -> float:
+    """Median ratio of the times per gradient of all chains, while sampling."""
+    bare = _bare_loop(problem)
+    bare(0)
+    ratios = []
+    for repeat in range(1, NUM_REPEATS + 1):
+        algorithm = bd.NUTS(num_warmup=problem.num_warmup, dense_mass=problem.dense_mass)
+        options: Any = {"num_samples": problem.num_samples, "progress": False, "keep": problem.sites}
+        data = bd.sample(jax.random.key(repeat), problem.model, problem.y, algorithm=algorithm, **options)
+        gradients = data["sample_stats"]["n_steps"].values.max(axis=0).sum()
+        ratios.append(float(data.attrs["sampling_seconds"] / gradients) / bare(repeat))
+    return float(np.median(ratios))
+
+
+def _bare_loop(problem: Problem) -> Callable[[int], float]:
+    """Chains of BlackJAX under ``vmap`` and ``scan``: seconds per gradient of all chains, while sampling."""
+    target = build_target(jax.random.key(0), problem.model, (problem.y,))
+
+    def log_density(position):
+        return target.density(position, target.density_data)
+
+    @jax.jit
+    def warm_up(keys, positions):
+        adapt = blackjax.window_adaptation(blackjax.nuts, log_density, is_mass_matrix_diagonal=not problem.dense_mass)
+        return jax.vmap(lambda key, position: adapt.run(key, position, problem.num_warmup)[0])(keys, positions)
+
+    @jax.jit
+    def draw(key, states, parameters):
+        kernel = blackjax.nuts.build_kernel()
+
+        def step(states, key):
+            move = jax.vmap(lambda key, state, tuning: kernel(key, state, log_density, **tuning))
+            states, info = move(jax.random.split(key, NUM_CHAINS), states, parameters)
+            return states, (states.position, info.num_integration_steps)
+
+        return jax.lax.scan(step, states, jax.random.split(key, problem.num_samples))[1]
+
+    def call(repeat: int) -> float:
+        keys = jax.random.split(jax.random.key(repeat), NUM_CHAINS + 2)
+        spread = {name: jax.random.normal(keys[0], (NUM_CHAINS, *s)) for name, s in target.latent_shapes.items()}
+        tuned = warm_up(keys[2:], jax.tree.map(lambda x: 0.5 * x, spread))
+        jax.block_until_ready(tuned)
+        clock = time.perf_counter()
+        _, steps = jax.block_until_ready(draw(keys[1], tuned.state, tuned.parameters))
+        return (time.perf_counter() - clock) / float(np.asarray(steps).max(axis=1).sum())
+
+    return call
+
+
+def _smallest_ess(draws: dict[str, np.ndarray]) -> float:
+    flat = {name: x.reshape(*x.shape[:2], -1) for name, x in draws.items()}
+    return min(float(arviz_stats.ess(x[..., i])) for name, x in flat.items() for i in range(x.shape[-1]))
