@@ -44,7 +44,7 @@ def run(num: int = NUM_MIXTURES, folder: Path = RESULTS / "mixtures") -> list[Fi
     rows = []
     for index, (truth, y) in enumerate(observations(model, num)):
         path = folder / f"surrogate_{index:02d}.npz"
-        posterior = _kept(path) or _keep(path, runner(jax.random.key(2000 + index), y))
+        posterior = kept(path) or _keep(path, runner(jax.random.key(2000 + index), y))
         rows.append(_row(index, truth, posterior))
         print(json.dumps(rows[-1]), flush=True)
     return _figures(rows)
@@ -61,7 +61,7 @@ def cross_check(folder: Path = RESULTS / "mixtures") -> list[Figure]:
         pair = []
         for engine, runner in (("surrogate", surrogate), ("gibbs", gibbs)):
             path = folder / f"{engine}_{index:02d}.npz"
-            posterior = _kept(path) or _keep(path, runner(jax.random.key(2000 + index), y))
+            posterior = kept(path) or _keep(path, runner(jax.random.key(2000 + index), y))
             cells = [f"{posterior.mean(name):.4g} ± {posterior.sd(name):.3g}" for name in PARAMETERS]
             rhat, ess = max(posterior.rhat.values()), min(posterior.ess.values())
             table.add_row(str(index), engine, *cells, f"{rhat:.3f}", f"{ess:.0f}", f"{posterior.seconds:.0f}")
@@ -140,7 +140,8 @@ def _keep(path: Path, posterior: Posterior) -> Posterior:
     return posterior
 
 
-def _kept(path: Path) -> Posterior | None:
+def kept(path: Path) -> Posterior | None:
+    """A posterior that an earlier run of the study left, or None."""
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as file:

@@ -1,0 +1,139 @@
+"""The mixture whose truth lies farthest from its posterior: is it the density or the surrogate, and which modes?
+
+First the log density at the truth less that at the posterior mean, by the bound that was interpolated, by the
+probability flow and by the Gaussian twin: where the first two agree the prior itself is wrong about this field. Then
+what the reverse process makes of the observation when it is told the true parameters, per band of |k|: the power of the
+noise that it finds over the power that noise has, which is one on average for a true prior; and the error of the
+denoiser, the Wiener filter of the twin beside it, over the error that each expects.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import bayesdiff as bd
+from bayesdiff.diffusion.fourier import mode_power
+from bayesdiff.networks.wiener import WienerDenoiser
+from models.dust_cmb.data import held_out_patches
+from validation.chains import PARAMETERS
+from validation.figures import RESULTS, Figure
+from validation.mixtures import NUM_MIXTURES, kept, observations
+
+EDGES = (0.5, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 28.0, 32.0, 46.0)
+NUM_FIELDS, NUM_STEPS = 64, 32
+
+
+class Bands(NamedTuple):
+    """Per band of |k|: powers and errors over what is expected of them.
+
+    Attributes:
+        dust: power of the true dust over that of the twin.
+        noise: power of the true CMB and instrument noise over its variance.
+        found: the same of the noise that the reverse process finds at the true parameters.
+        denoiser: squared error of the denoiser over the error it expects.
+        wiener: the same of the twin's Wiener filter.
+        gain: squared error of the denoiser over the Wiener filter's.
+    """
+
+    dust: np.ndarray
+    noise: np.ndarray
+    found: np.ndarray
+    denoiser: np.ndarray
+    wiener: np.ndarray
+    gain: np.ndarray
+
+
+def run(folder: Path = RESULTS / "mixtures") -> list[Figure]:
+    """All figures of this study, of the mixtures that are kept in ``folder``."""
+    model = bd.load_pretrained("dust-cmb-64")
+    cases = observations(model)
+    posteriors = {i: p for i in range(NUM_MIXTURES) if (p := kept(folder / f"surrogate_{i:02d}.npz")) is not None}
+    if not posteriors:
+        raise ValueError(f"'{folder}' holds no posterior: run the study `mixtures` first")
+    z = {
+        i: np.array([(p.mean(name) - cases[i][0][name]) / p.sd(name) for name in PARAMETERS])
+        for i, p in posteriors.items()
+    }
+    worst = max(z, key=lambda i: float(np.abs(z[i]).max()))
+    others = np.abs(np.array([z[i] for i in z if i != worst])).mean(axis=0)
+    truth, y = cases[worst]
+    theta = jnp.asarray([truth[name] for name in PARAMETERS])
+    mean = jnp.asarray([posteriors[worst].mean(name) for name in PARAMETERS])
+    bands = _bands(model, jnp.asarray(held_out_patches(NUM_MIXTURES)[worst]), jnp.asarray(y), theta)
+    table = Table("|k|", *Bands._fields, title=f"mixture {worst}: {truth}, z {z[worst].round(2)}")
+    for row, (low, high) in enumerate(zip(EDGES[:-1], EDGES[1:], strict=True)):
+        table.add_row(f"{low:g} to {high:g}", *(f"{column[row]:.3f}" for column in bands))
+    Console(width=130).print(table)
+    farthest = int(np.argmax(np.abs(bands.found - 1.0)[2:])) + 2
+    estimators = {"bound": bd.Elbo(32, 1), "flow": bd.ProbabilityFlow(num_steps=16, num_probes=4)}
+    return [
+        Figure("mixture with the largest |z|", str(worst)),
+        Figure("its sigma", truth["sigma"]),
+        *(Figure(f"its z of {name}", float(value)) for name, value in zip(PARAMETERS, z[worst], strict=True)),
+        *(Figure(f"mean |z| of {name} without it", float(v)) for name, v in zip(PARAMETERS, others, strict=True)),
+        *(
+            Figure(f"log density at its truth less that at its posterior mean, {name} [nat]", difference)
+            for name, difference in _differences(model, jnp.asarray(y), theta, mean, estimators).items()
+        ),
+        Figure("band of |k| beyond 4 where the reverse process finds the wrong noise power", _name(farthest)),
+        Figure("noise power found there over the true power, at the true parameters", float(bands.found[farthest])),
+        Figure("power of the dust there over the twin's", float(bands.dust[farthest])),
+        Figure("squared error of the denoiser there over the error it expects", float(bands.denoiser[farthest])),
+        Figure("squared error of the denoiser there over the Wiener filter's", float(bands.gain[farthest])),
+    ]
+
+
+def _name(row: int) -> str:
+    return f"{EDGES[row]:g} to {EDGES[row + 1]:g}"
+
+
+def _differences(model, y, theta, mean, estimators) -> dict[str, float]:
+    differences = {}
+    for name, estimator in estimators.items():
+        density = jax.jit(lambda p, estimator=estimator: estimator(model, y, p[2], p[:2]))
+        differences[name] = float(density(theta) - density(mean))
+    twin = [model.twin.log_density(y, p[2], model.noise_power(p[:2])) for p in (theta, mean)]
+    return {**differences, "twin": float(twin[0] - twin[1])}
+
+
+def _bands(model: bd.DiffusionModel, x: jax.Array, y: jax.Array, theta: jax.Array) -> Bands:
+    denoiser = model.denoiser
+    assert isinstance(denoiser, WienerDenoiser)
+    s, context = theta[2], theta[:2]
+    noise_power = model.noise_power(context)
+    size = x.shape[-1]
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(size, 1 / size), np.fft.fftfreq(size, 1 / size)))
+    members = [(radius >= low) & (radius < high) for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
+
+    def ratio(a, b) -> np.ndarray:
+        """Mean of the ratio over the modes of each band."""
+        quotient = np.broadcast_to(np.asarray(a) / np.asarray(b), (1, size, size))[0]
+        return np.array([quotient[band].mean() for band in members])
+
+    observation = bd.NoisyDiffusion(model, s, context)
+    draw = jax.jit(
+        lambda keys: jax.lax.map(
+            lambda key: mode_power(y - observation.sample_latent(key, y, NUM_STEPS)), keys, batch_size=8
+        )
+    )
+    found = jnp.mean(draw(jax.random.split(jax.random.key(50), NUM_FIELDS)), axis=0)
+    twin = denoiser.reference
+    network, wiener = (mode_power(d(y, s, noise_power, context) - x) for d in (denoiser, twin))
+    expected = denoiser.posterior_variance(y, s, noise_power)
+    gaussian = s**2 * noise_power * twin.levels(s, noise_power).signal
+    total = s**2 * noise_power
+    return Bands(
+        dust=ratio(mode_power(x - twin.mean), twin.power),
+        noise=ratio(mode_power(y - x), total),
+        found=ratio(found, total),
+        denoiser=ratio(network, expected),
+        wiener=ratio(wiener, gaussian),
+        gain=ratio(network, jnp.ones_like(wiener)) / ratio(wiener, jnp.ones_like(wiener)),
+    )
