@@ -15,8 +15,9 @@ not Gaussian varies several times as much as the learned one and has its maximum
 
 The chains sample the expectation of the density under the process, exp(mean + deviation^2 / 2) with the deviation
 capped, so that what is plausible but unexplored is visited and joins the design; where the deviation is extreme the
-density is lowered instead. In an accepted surrogate the deviation is small wherever there is mass, and none of this
-matters. A run that is not accepted says so in its attributes.
+density is lowered instead. Once a surrogate is accepted there is next to no mass where the process is not sure, and the
+density is lowered there from 1 nat on: a corner that the short runs missed would hold the chains up. A run that is not
+accepted says so in its attributes.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class MarginalSurrogate:
         del num_chains
         programs = self._programs(jax.random.key(0), target)
         size = sum(int(np.prod(shape)) for shape in target.latent_shapes.values())
-        data = (target.data, nothing(size, self.capacity))
+        data = (target.data, nothing(size, self.capacity), jnp.asarray(_UNSURE, dtype=float))
         return Prepared(self._kernel(programs), target.with_density(programs.corrected, data))
 
     def _programs(self, key: jax.Array, target: Target) -> _Densities:
@@ -135,7 +136,7 @@ class MarginalSurrogate:
 
 
 class _Densities(NamedTuple):
-    """Log joint densities of (position, data): reference, full, and corrected (data with the fit)."""
+    """Log joint densities of (position, data): reference, full, and corrected (data, the fit, and what is far)."""
 
     reference: Density
     full: Density
@@ -155,16 +156,16 @@ def _programs(functions: BoundModel, log_density: LogDensity, coordinates: Coord
     full = _functions_with(functions, log_density)
 
     def corrected(position: Position, data: Data) -> jax.Array:
-        model_data, interpolant = data
-        return twin.log_density(position, model_data) + _correction(interpolant, coordinates(position))
+        model_data, interpolant, far = data
+        return twin.log_density(position, model_data) + _correction(interpolant, coordinates(position), far)
 
     return _Densities(twin.log_density, full.log_density, corrected, coordinates)
 
 
-def _correction(interpolant: Interpolant, q: jax.Array) -> jax.Array:
-    """What the surrogate adds to the twin's log density at coordinates (d,)."""
+def _correction(interpolant: Interpolant, q: jax.Array, far: jax.Array) -> jax.Array:
+    """What the surrogate adds to the twin's log density at coordinates (d,), less beyond the deviation ``far``."""
     mean, deviation = interpolant(q)
-    return mean + 0.5 * jnp.minimum(deviation, _MOST_OPTIMISTIC) ** 2 - _PENALTY * jnp.maximum(deviation - _FAR, 0.0)
+    return mean + 0.5 * jnp.minimum(deviation, _MOST_OPTIMISTIC) ** 2 - _PENALTY * jnp.maximum(deviation - far, 0.0)
 
 
 def _functions_with(functions: BoundModel, log_density: LogDensity) -> BoundModel:
@@ -182,7 +183,8 @@ def _refine(
     capacity = settings.capacity
     kernel = nuts_kernel(_EXPLORER, densities.corrected)
     # Without a correction the corrected density is the twin's, and one compiled program samples both.
-    data: Data = (target.data, nothing(size, capacity))
+    far = jnp.asarray(_FAR, dtype=float)
+    data: Data = (target.data, nothing(size, capacity), far)
     start, _ = find_start(key_twin, target.with_density(densities.corrected, data), num_chains)
     draws = _sample(kernel, key_twin, start, data)
     evaluate = partial(_evaluate, densities, unravel, target.data)
@@ -193,7 +195,7 @@ def _refine(
     rms, unsure, bulk, number, current = np.inf, 1.0, 0, 0, None
     for number, round_key in enumerate(round_keys, start=1):
         current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, capacity)
-        data = (target.data, current.interpolant)
+        data = (target.data, current.interpolant, far)
         best = points[np.argsort(-heights)[np.arange(num_chains) % len(points)]]
         start, _ = evaluate_start(densities.corrected, jax.vmap(unravel)(jnp.asarray(best)), data)
         draws = _sample(kernel, round_key, start, data)
@@ -202,7 +204,7 @@ def _refine(
         chosen = rng.choice(len(draws), settings.num_test, replace=False)
         fresh = draws[np.concatenate([chosen, _least_sure(rng, deviation, settings.num_test // 2)])]
         fresh_values, fresh_heights = evaluate(fresh)
-        predicted = np.asarray(jax.vmap(_correction, in_axes=(None, 0))(current.interpolant, locate(fresh)))
+        predicted = np.asarray(jax.vmap(_correction, in_axes=(None, 0, None))(current.interpolant, locate(fresh), far))
         error = (predicted - fresh_values)[: settings.num_test]
         rms = float(np.sqrt(np.mean((error - error.mean()) ** 2)))
         top = max(heights.max(), fresh_heights.max())
@@ -224,6 +226,8 @@ def _refine(
         "surrogate_bulk_points": bulk,
         "surrogate_rounds": number,
     }
+    if accepted:
+        data = (target.data, current.interpolant, jnp.asarray(_UNSURE, dtype=float))
     positions = jax.vmap(unravel)(jnp.asarray(draws[rng.choice(len(draws), num_chains, replace=False)]))
     return attributes, data, positions
 
