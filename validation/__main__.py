@@ -25,7 +25,7 @@ STUDIES = {
     "memory": ("memory", "run", "peak memory of runs that sample a field"),
     "timing": ("study", "timing", "the default run from start to report"),
     "mixtures": ("mixtures", "run", "40 mixtures of held-out dust with known truth"),
-    "outliers": ("outliers", "run", "the mixture farthest from its truth: which density, which modes"),
+    "outliers": ("outliers", "run", "the mixtures far from their truth: which density, which modes"),
     "cross_check": ("mixtures", "cross_check", "Gibbs against the surrogate on five mixtures"),
     "real": ("study", "real", "four patches of real dust"),
 }
