@@ -183,6 +183,7 @@ def report(
         title=title,
         pixel_arcmin=pixel_arcmin,
         bounds=dict(bounds),
+        parameters=tuple(bounds),
         prior_draws={name: rng.uniform(*bound, size=4000) for name, bound in bounds.items()},
         notes=(
             *far_from_truth(data),

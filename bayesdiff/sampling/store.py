@@ -47,7 +47,11 @@ _SECONDS = ("preparation_seconds", "compile_seconds", "warmup_seconds", "samplin
 
 def open_store(path: str | Path) -> xr.DataTree:
     """The draws of a store, read from it only when they are looked at."""
-    return xr.open_datatree(path, engine="zarr")
+    data = xr.open_datatree(path, engine="zarr")
+    for name, group in data.children.items():
+        # A folder lists its arrays in any order; tables and pictures show them in this one.
+        data[name].dataset = group.to_dataset()[sorted(group.data_vars)]
+    return data
 
 
 class DrawStore:
