@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from models.shared_data import data_folder
 from validation.chains import PARAMETERS
@@ -39,21 +37,20 @@ def timing(folder: Path = RESULTS / "default_run") -> list[Figure]:
 
 def real(folder: Path = RESULTS / "real") -> list[Figure]:
     """Four disjoint patches of the Planck 2013 dust map, each with its own simulated CMB and noise."""
-    table = Table("patch", *PARAMETERS, "largest |z|", "verdict", title="Real dust: mean ± sd (truth)")
-    largest = []
+    figures = []
     for patch in range(NUM_PATCHES):
         output = folder / f"patch_{patch}"
         file, array = REAL_MAP.split(":")
         path = f"{data_folder(file) / file}:{array}"
         _study(output, "--map", path, "--pixel-arcmin", REAL_PIXEL_ARCMIN, "--patch", str(patch), "--seed", str(patch))
-        summary = _summary(output)
-        cells = [
-            f"{r['mean']:.4g} ± {r['sd']:.2g} ({r['truth']:.4g})" for _, r in summary.loc[list(PARAMETERS)].iterrows()
-        ]
-        largest.append(float(summary.loc[list(PARAMETERS), "z"].abs().max()))
-        table.add_row(str(patch), *cells, f"{largest[-1]:.1f}", (output / "verdict.txt").read_text().splitlines()[0])
-    Console(width=190).print(table)
-    return [Figure(f"real dust, patch {i}: largest |z|", z) for i, z in enumerate(largest)]
+        summary = _summary(output).loc[list(PARAMETERS)]
+        for name, row in summary.iterrows():
+            text = f"{row['mean']:.4g} ± {row['sd']:.2g}, z {row['z']:+.1f}"
+            figures.append(Figure(f"patch {patch}: {name}, {row['truth']:.4g} put in", text))
+        figures.append(Figure(f"patch {patch}: largest R-hat", float(summary["rhat"].max())))
+        verdict = (output / "verdict.txt").read_text().splitlines()[0]
+        figures.append(Figure(f"patch {patch}: verdict", verdict.split(":")[0]))
+    return figures
 
 
 def _study(output: Path, *options: str) -> int:
