@@ -102,10 +102,12 @@ def _row(index: int, truth: dict[str, float], posterior: Posterior) -> dict:
 
 def _figures(rows: list[dict]) -> list[Figure]:
     figures = []
+    accepted = np.array([bool(row["surrogate_converged"]) for row in rows])
     for name in PARAMETERS:
         z = np.array([row["z"][name] for row in rows])
         rank = np.array([row["rank"][name] for row in rows])
         figures.append(between(f"{name}: mean |z| of {len(rows)} mixtures", float(np.abs(z).mean()), 0.6, 1.05))
+        figures.append(Figure(f"{name}: the same of accepted surrogates", float(np.abs(z[accepted]).mean())))
         figures.append(Figure(f"{name}: mean z", float(z.mean())))
         for level in (0.68, 0.95):
             inside = np.mean(np.abs(rank - 0.5) < 0.5 * level)
@@ -113,12 +115,11 @@ def _figures(rows: list[dict]) -> list[Figure]:
         figures.append(
             Figure(f"{name}: median posterior standard deviation", float(np.median([r["sd"][name] for r in rows])))
         )
-    accepted = sum(row["surrogate_converged"] for row in rows)
     return [
         *figures,
         below("largest R-hat", max(row["rhat"] for row in rows), 1.01),
         Figure("smallest ESS", min(row["ess"] for row in rows)),
-        Figure("surrogates accepted", f"{accepted} of {len(rows)}"),
+        Figure("surrogates accepted", f"{accepted.sum()} of {len(rows)}"),
         Figure(
             "median acceptance-test error of the surrogate [nat]", float(np.median([r["surrogate_rms"] for r in rows]))
         ),
