@@ -50,7 +50,7 @@ def open_store(path: str | Path) -> xr.DataTree:
     data = xr.open_datatree(path, engine="zarr")
     for name, group in data.children.items():
         # A folder lists its arrays in any order; tables and pictures show them in this one.
-        data[name].dataset = group.to_dataset()[sorted(group.data_vars)]
+        data[name].dataset = group.to_dataset()[sorted(map(str, group.data_vars))]
     return data
 
 
