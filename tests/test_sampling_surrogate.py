@@ -13,6 +13,8 @@ import pytest
 import bayesdiff as bd
 from bayesdiff.diffusion.densities import Estimate
 from bayesdiff.sampling.gaussian_process import fit
+from bayesdiff.sampling.surrogate import _correction
+from bayesdiff.sampling.target import build_target
 
 SIZE = 8
 
@@ -79,6 +81,27 @@ def test_a_surrogate_that_is_not_accepted_says_so(twin, bounds):
     algorithm = bd.MarginalSurrogate(log_density=Tilted(), num_design=3, max_rounds=1, **bounds)
     data = bd.sample(jax.random.key(0), make_model(twin), y, algorithm=algorithm, num_samples=50, progress=False)
     assert data.attrs["surrogate_converged"] == 0
+
+
+def test_the_density_is_lowered_where_the_process_is_not_sure():
+    points = np.linspace(-1.0, 1.0, 9)[:, None]
+    interpolant = fit(points, np.sin(2.0 * points[:, 0]), np.zeros(1), np.eye(1), 9).interpolant
+    near, away = jnp.array([0.25]), jnp.array([40.0])
+    deviation = interpolant(away)[1]
+    everywhere, known = jnp.asarray(1e6), deviation - 2.0
+    assert float(_correction(interpolant, near, known)) == float(_correction(interpolant, near, everywhere))
+    lowered = _correction(interpolant, away, everywhere) - _correction(interpolant, away, known)
+    np.testing.assert_allclose(float(lowered), 6.0, rtol=1e-3)  # three times the two nat beyond
+
+
+@pytest.mark.parametrize(("min_bulk", "far"), [(24, 1.0), (1000, 6.0)], ids=["accepted", "not accepted"])
+def test_only_an_accepted_surrogate_keeps_out_of_what_it_does_not_know(twin, min_bulk, far):
+    y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))
+    target = build_target(jax.random.key(0), make_model(twin), (y,))
+    algorithm = bd.MarginalSurrogate(log_density=Tilted(), min_bulk=min_bulk, max_rounds=2 if min_bulk > 24 else 8)
+    prepared = algorithm.prepare(jax.random.key(1), target, 4, False)
+    assert prepared.attributes["surrogate_converged"] == (min_bulk == 24)
+    assert float(prepared.target.density_data[-1]) == far
 
 
 def test_interpolation_predicts_a_smooth_function_with_honest_errors():

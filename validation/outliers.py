@@ -145,5 +145,5 @@ def _bands(model: bd.DiffusionModel, x: jax.Array, y: jax.Array, theta: jax.Arra
         found=ratio(found, total),
         denoiser=ratio(network, expected),
         wiener=ratio(wiener, gaussian),
-        gain=ratio(network, jnp.ones_like(wiener)) / ratio(wiener, jnp.ones_like(wiener)),
+        gain=ratio(network, 1.0) / ratio(wiener, 1.0),
     )

@@ -145,7 +145,7 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
     config = UNetConfig(**settings)
     context_low, context_high = jnp.asarray(tensors["context_low"]), jnp.asarray(tensors["context_high"])
-    # Shapes alone: drawing weights that are thrown away would take a minute of compilation.
+    # Shapes alone: weights that are thrown away need not be drawn.
     expected = _flatten(jax.eval_shape(lambda: initialise(0, reference, config, context_low, context_high).params))
     stored = {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}
     shapes = {name: tuple(np.shape(value)) for name, value in expected.items()}

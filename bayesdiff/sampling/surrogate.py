@@ -192,7 +192,7 @@ def _refine(
     points = _spread_out(rng, draws, settings.num_design, inflate=1.5)
     values, heights = evaluate(points)
     bar.advance()
-    rms, unsure, bulk, number, current = np.inf, 1.0, 0, 0, None
+    rms, unsure, bulk, number, current, accepted = np.inf, 1.0, 0, 0, None, False
     for number, round_key in enumerate(round_keys, start=1):
         current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, capacity)
         data = (target.data, current.interpolant, far)
@@ -210,13 +210,13 @@ def _refine(
         top = max(heights.max(), fresh_heights.max())
         bulk = int(np.sum(heights > top - settings.bulk_depth))
         bar.advance()
-        if rms < settings.max_rms and bulk >= settings.min_bulk and unsure < settings.max_unsure:
+        accepted = rms < settings.max_rms and bulk >= settings.min_bulk and unsure < settings.max_unsure
+        if accepted:
             break
         if number < settings.max_rounds:
             points, values = np.concatenate([points, fresh]), np.concatenate([values, fresh_values])
             heights = np.concatenate([heights, fresh_heights])
     assert current is not None
-    accepted = bool(rms < settings.max_rms and bulk >= settings.min_bulk and unsure < settings.max_unsure)
     attributes = {
         "surrogate_converged": int(accepted),
         "surrogate_rms": rms,
