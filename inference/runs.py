@@ -146,11 +146,11 @@ def _find_draws(path: Path) -> Path | None:
 
 
 def _open(store: Path) -> xr.DataTree:
-    import xarray as xr
+    from bayesdiff.sampling.store import open_store
 
     try:
         whole = "consolidated_metadata" in json.loads((store / "zarr.json").read_text())
-        data = xr.open_datatree(store, engine="zarr", consolidated=whole)
+        data = open_store(store, consolidated=whole)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ValueError(f"'{store}' cannot be read as a store of draws: {error}") from error
     if "algorithm" not in data.attrs:

@@ -45,9 +45,9 @@ _SLOTS = ("a", "b")
 _SECONDS = ("preparation_seconds", "compile_seconds", "warmup_seconds", "sampling_seconds")
 
 
-def open_store(path: str | Path) -> xr.DataTree:
-    """The draws of a store, read from it only when they are looked at."""
-    data = xr.open_datatree(path, engine="zarr")
+def open_store(path: str | Path, consolidated: bool | None = None) -> xr.DataTree:
+    """The draws of a store, read from it only when they are looked at; ``consolidated`` as in xarray."""
+    data = xr.open_datatree(path, engine="zarr", consolidated=consolidated)
     for name, group in data.children.items():
         # A folder lists its arrays in any order; tables and pictures show them in this one.
         data[name].dataset = group.to_dataset()[sorted(map(str, group.data_vars))]
