@@ -9,10 +9,10 @@ level, so the output is multiplied by a gain, and given a share of the whitened 
 
 with the pooled target t (:mod:`bayesdiff.windows`): the least squares of the field's error.
 
-That holds for windows of the training maps in noise. The reverse process goes by the network's own, whose contrast
-falls a little short at every noise level, each error feeding the next. :func:`with_contrast` raises the gain at high
-noise by one number, to be chosen so that draws have the contrast of the maps and to be stated on the card; it costs the
-square of a few per cent in the denoiser's error.
+That holds for windows of the training maps in noise. A draw of the prior goes by the network's own fields, whose
+contrast falls a little short at every noise level, each error feeding the next. :func:`with_contrast` raises the gain
+at high noise by one number, to be chosen so that draws have the contrast of the maps. It is for draws alone: a
+likelihood asks the denoiser about observed fields, of which the recalibrated network is the better regression.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bayesdiff.diffusion.noise import Noise
 from bayesdiff.diffusion.schedules import Schedule, noise_level
@@ -32,7 +31,6 @@ from bayesdiff.windows import MapWindows, draw_pool
 
 GAIN_BOUNDS, FEEDBACK_BOUND = (0.5, 1.5), 0.2
 RESIDUAL_BOUNDS = (1e-3, 1.5)
-CONTRAST_ONSET = (0.3, 1.0)
 # Of the squared input, relative: a network that gives nothing keeps its gain.
 RIDGE = 1e-4
 
@@ -96,16 +94,14 @@ def recalibrate(
 
 
 def with_contrast(denoiser: WienerDenoiser, contrast: float) -> WienerDenoiser:
-    """The denoiser with its gain multiplied by ``contrast`` above s = 1, by less down to s = 0.3 and by one below.
+    """The denoiser whose ``generator`` has its gain multiplied by ``contrast`` at high noise.
 
     Raises:
         ValueError: for a contrast that is not between 0.5 and 1.5.
     """
     if not 0.5 <= contrast <= 1.5:
         raise ValueError(f"contrast must be a factor near one, between 0.5 and 1.5, got {contrast}")
-    ramp = jnp.interp(denoiser.gain.log_s, jnp.log(np.array(CONTRAST_ONSET)), jnp.array([0.0, 1.0]))
-    gain = denoiser.gain.values * (1.0 + (contrast - 1.0) * ramp)[:, None]
-    return replace(denoiser, gain=BandTable(denoiser.gain.log_s, gain))
+    return replace(denoiser, contrast=jnp.asarray(contrast, dtype=jnp.float32))
 
 
 def _product(a: jax.Array, b: jax.Array, weight: jax.Array, num_bands: int) -> jax.Array:

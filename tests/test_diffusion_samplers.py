@@ -124,7 +124,7 @@ def test_sample_latent_draws_a_bimodal_posterior():
         draws = np.asarray(draw(jax.random.key(4))).reshape(num, 4)
         return [kstest(draws[:, i], mixture_posterior_cdf(model, y[i], s)).pvalue for i in range(4)]
 
-    assert min(p_values(300)) > 1e-3
+    assert min(p_values(32)) > 1e-3  # where ancestral steps of first order give 4e-6
     assert max(p_values(4)) < 1e-6  # the check has the power to see a solver that is too coarse
 
 

@@ -18,6 +18,7 @@ from bayesdiff.diffusion.noise import StationaryNoise, WhiteNoise
 from bayesdiff.diffusion.schedules import EDM, Cosine, LearnedLinear, Sigmoid, VPLinear
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import initialise
+from bayesdiff.recalibration import with_contrast
 from tests.diffusion_toys import Opaque, even_power, red_power, twin_model
 
 SIZE = 16
@@ -38,7 +39,7 @@ def wiener_model() -> DiffusionModel:
     leaves, structure = jax.tree.flatten(denoiser.params)
     rng = np.random.default_rng(2)
     leaves = [leaf + jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
-    denoiser = denoiser.with_params(jax.tree.unflatten(structure, leaves))
+    denoiser = with_contrast(denoiser.with_params(jax.tree.unflatten(structure, leaves)), 1.1)
     components = dust_cmb_noise_components((SIZE, SIZE), 8.0) | {"floor": 0.01 * np.ones((SIZE, SIZE), np.float32)}
     noise = StationaryNoise(components, isotropic=True)
     return DiffusionModel(denoiser, Cosine(10.0), noise, (1, SIZE, SIZE), ("H0", "omega_b"), name="dust")
@@ -144,7 +145,7 @@ def rewrite(folder, **changes) -> None:
     ("changes", "message"),
     [
         ({"weights_sha256": "0" * 64}, "where 000000000000... was expected"),
-        ({"format": 99}, "must be a model card of format 2, got format 99"),
+        ({"format": 99}, "must be a model card of format 3, got format 99"),
         ({"noise": ...}, r"lacks the entries \['noise'\]"),
         ({"schedule": {"type": "Quadratic"}}, "schedule must be one of .* got 'Quadratic'"),
         ({"schedule": {"type": "Cosine", "speed": 3}}, "does not describe the arrays .*'speed'"),

@@ -11,10 +11,12 @@ import pytest
 
 from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, scaled_score, twin
 from bayesdiff.diffusion.densities import Elbo, best_log_density
+from bayesdiff.diffusion.flow import push
 from bayesdiff.diffusion.samplers import reverse_sde
 from bayesdiff.networks.band_table import BandTable, radial_band
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
+from bayesdiff.recalibration import with_contrast
 from tests.diffusion_toys import CONTEXT_BOUNDS, TiltedPower, coloured, dense_covariance, filtered, red_power
 
 SIZE = 8
@@ -101,6 +103,25 @@ def test_gain_and_feedback_enter_the_residual():
         (y - 0.3), feedback(s, shape) / np.sqrt(total)
     )
     np.testing.assert_allclose(residual_of(calibrated, y, s, noise, context), expected, atol=1e-6)
+
+
+def test_contrast_is_for_draws_of_the_prior_alone():
+    plain, (y, _, noise, context) = perturbed(), inputs(1.0)
+    raised = with_contrast(plain, 1.2)
+    for s, factor in ((0.2, 1.0), (0.3**0.5, 1.1), (30.0, 1.2)):
+        residual = residual_of(plain, y, s, noise, context)
+        np.testing.assert_array_equal(residual_of(raised, y, s, noise, context), residual)
+        np.testing.assert_allclose(residual_of(raised.generator, y, s, noise, context), factor * residual, rtol=2e-2)
+    u, s = jax.random.normal(jax.random.key(0), y.shape), jnp.asarray(0.7)
+    models = [coloured(denoiser, SIZE) for denoiser in (plain, raised, raised.generator)]
+    draws = [push(model, u, context, 6) for model in models]
+    assert float(jnp.abs(draws[1] - draws[0]).max()) > 1e-3
+    np.testing.assert_array_equal(draws[1], draws[2])
+    likelihoods = [Elbo(4, 1)(model, y.astype(jnp.float32), s, context) for model in models]
+    assert likelihoods[1] == likelihoods[0]
+    assert likelihoods[1] != likelihoods[2]
+    with pytest.raises(ValueError, match="between 0.5 and 1.5, got 2"):
+        with_contrast(plain, 2.0)
 
 
 def test_table_is_read_by_band_and_level():

@@ -25,7 +25,7 @@ def run() -> list[Figure]:
     statistics = compare_draws(draw_fields(model))
     _print_power(statistics)
     _print_denoising(denoising_table(model))
-    plain = compare_draws(draw_fields(replace(model, denoiser=with_contrast(model.denoiser, 1.0 / CONTRAST))))
+    plain = compare_draws(draw_fields(replace(model, denoiser=with_contrast(model.denoiser, 1.0))))
     worst = float(np.max(np.abs(np.array(statistics["power_ratio"]) - 1.0)))
     minkowski = statistics["minkowski_largest_difference"]
     return [
@@ -38,7 +38,7 @@ def run() -> list[Figure]:
             1.0,
         ),
         Figure("mean power ratio, draws over training", float(np.mean(statistics["power_ratio"]))),
-        Figure(f"the same without the factor {CONTRAST:g} on the network", float(np.mean(plain["power_ratio"]))),
+        Figure(f"the same without the factor {CONTRAST:g} in draws", float(np.mean(plain["power_ratio"]))),
         Figure("variance of training windows, 95th over 5th percentile", statistics["variance_spread_training"]),
         *(Figure(f"Minkowski V{i}: largest difference over its maximum", float(x)) for i, x in enumerate(minkowski)),
     ]

@@ -115,6 +115,11 @@ def twin(denoiser: Denoiser) -> GaussianDenoiser | None:
     return getattr(denoiser, "reference", None)
 
 
+def generator(denoiser: Denoiser) -> Denoiser:
+    """The denoiser by which fields are drawn from the prior: itself, unless it names another as its ``generator``."""
+    return getattr(denoiser, "generator", denoiser)
+
+
 def scaled_score(
     denoiser: Denoiser, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array
 ) -> jax.Array:

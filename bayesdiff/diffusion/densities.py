@@ -155,7 +155,7 @@ class ProbabilityFlow:
         """The value and the standard error of the divergence over the probes."""
         reference = reference_of(model, self.reference)
         noise_power = model.noise_power(context)
-        field = velocity(model, reference, noise_power, context)
+        field = velocity(model.denoiser, reference, noise_power, context)
 
         def rates(tau, state):
             u, _ = state

@@ -10,9 +10,9 @@ number, is gone; the flow of the twin is at rest, and that of a learned prior is
 Gaussian may serve as the reference: it only chooses coordinates.
 
 Two integrators serve two purposes. :func:`integrate` adapts to any solver and start and is what densities use.
-:func:`push` is the map from unit normal values to fields, in a few Heun steps from the highest noise level to the
-lowest: one fixed program, differentiable in both modes, whose reverse pass keeps only the field between steps and
-computes each step again. :func:`pull` inverts exactly this map, step by step.
+:func:`push` is the map from unit normal values to fields of the prior, by the denoiser's generator, in a few Heun steps
+from the highest noise level to the lowest: one fixed program, differentiable in both modes, whose reverse pass keeps
+only the field between steps and computes each step again. :func:`pull` inverts exactly this map, step by step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, generator
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.sums import accurate_sum
@@ -43,13 +43,13 @@ def reference_of(model: DiffusionModel, reference: GaussianDenoiser | None) -> G
     return model.twin or GaussianDenoiser(jnp.ones(model.event_shape[-2:]))
 
 
-def velocity(model: DiffusionModel, reference: GaussianDenoiser, noise_power: jax.Array, context: jax.Array):
+def velocity(denoiser: Denoiser, reference: GaussianDenoiser, noise_power: jax.Array, context: jax.Array) -> Field:
     """The vector field (tau, u) -> du/dtau for one field (C, H, W)."""
 
     def field(tau: jax.Array, u: jax.Array) -> jax.Array:
         s = jnp.exp(tau)
         y = reference.unwhiten(u, s, noise_power)
-        difference = model.denoiser(y, s, noise_power, context) - reference(y, s, noise_power, context)
+        difference = denoiser(y, s, noise_power, context) - reference(y, s, noise_power, context)
         return -filter_field(difference, 1.0 / jnp.sqrt(reference.levels(s, noise_power).total))
 
     return field
@@ -188,7 +188,7 @@ def _discretise(
     lowest, highest = model.noise_levels()
     levels = jnp.linspace(jnp.log(highest), jnp.log(max(lowest, LOWEST_NOISE_LEVEL)), num_steps + 1, dtype=like.dtype)
     at_rest = isinstance(model.denoiser, GaussianDenoiser) and reference is model.denoiser
-    field = None if at_rest else velocity(model, reference, model.noise_power(context), context)
+    field = None if at_rest else velocity(generator(model.denoiser), reference, model.noise_power(context), context)
     return reference, field, (levels[:-1], levels[1:])
 
 

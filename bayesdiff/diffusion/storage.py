@@ -27,7 +27,7 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.model import Card, DiffusionModel
 from bayesdiff.diffusion.noise import Noise, StationaryNoise, WhiteNoise
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _STRUCTURE = ("denoiser", "noise", "schedule", "event_shape", "context_names", "context_bounds", "name")
 _TABLES = ("gain", "feedback", "residual_variance")
@@ -49,7 +49,7 @@ def save_model(model: DiffusionModel, path: Path, entries: dict[str, Any]) -> Pa
         "context_bounds": None if model.context_bounds is None else [list(b) for b in model.context_bounds],
         "name": model.name,
     }
-    weights = save_tensors({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    weights = save_tensors({name: np.asarray(value, order="C") for name, value in tensors.items()})
     reserved = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest(), **structure}
     if taken := sorted(reserved.keys() & entries.keys()):
         raise ValueError(f"the card's entries {taken} describe the model itself and cannot be given")
@@ -124,6 +124,7 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
     tensors["spectra_log_ratio"] = np.asarray(denoiser.spectra.log_ratio)
     tensors["spectra_log_weight"] = np.asarray(denoiser.spectra.log_weight)
     tensors["table_log_s"] = np.asarray(denoiser.gain.log_s)
+    tensors["contrast"] = np.asarray(denoiser.contrast)
     for name in _TABLES:
         tensors[name] = np.asarray(getattr(denoiser, name).values)
     for name, value in _flatten(denoiser.params).items():
@@ -159,6 +160,7 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
         context_low=context_low,
         context_high=context_high,
         **{name: BandTable(jnp.asarray(tensors["table_log_s"]), jnp.asarray(tensors[name])) for name in _TABLES},
+        contrast=jnp.asarray(tensors["contrast"]),
         config=config,
     )
 

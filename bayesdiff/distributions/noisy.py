@@ -88,7 +88,7 @@ class NoisyDiffusion(Distribution):
         density = over_batch(evaluate, batch, [(value, 3), (s, 0), (context, 1)])
         return jnp.where(self._inside(), density, -jnp.inf)
 
-    def sample_latent(self, key: jax.Array, y: jax.Array, num_steps: int = 16) -> jax.Array:
+    def sample_latent(self, key: jax.Array, y: jax.Array, num_steps: int = 24) -> jax.Array:
         """Draw x given y by the reverse SDE from t*.
 
         Args:

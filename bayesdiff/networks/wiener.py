@@ -11,7 +11,8 @@ and its training target V^(-1/2) F(x - D_W) has unit variance in every mode, at 
 the mixture, in bright and faint fields alike: a network with normalised activations could not scale its output.
 
 N is the network's output times a gain, plus a share of the whitened y; both are measured after training, per noise
-level and band (see :mod:`bayesdiff.recalibration`).
+level and band (see :mod:`bayesdiff.recalibration`). Densities and the reverse process from an observation go by this
+denoiser. Fields drawn from the prior go by its :attr:`WienerDenoiser.generator`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser, Levels
@@ -28,6 +30,8 @@ from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.networks.band_table import BandTable, constant_table
 from bayesdiff.networks.spectral_mixture import NUM_FEATURES, SpectralMixture, single_spectrum
 from bayesdiff.networks.unet import UNet, UNetConfig
+
+CONTRAST_ONSET = (0.3, 1.0)
 
 
 class Correction(NamedTuple):
@@ -56,6 +60,7 @@ class WienerDenoiser:
         feedback: share of the whitened field that is added to it.
         residual_variance: what is left of the Gaussian field's posterior variance, E |F(x - D)|^2 / V. It makes
             few-step reverse sampling accurate (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
+        contrast: further factor of the output at high noise where fields are drawn from the prior.
         config: architecture of the network.
     """
 
@@ -67,7 +72,15 @@ class WienerDenoiser:
     gain: BandTable
     feedback: BandTable
     residual_variance: BandTable
+    contrast: jax.Array
     config: UNetConfig
+
+    @property
+    def generator(self) -> WienerDenoiser:
+        """The denoiser that draws of the prior go by: the gain times ``contrast`` above s = 1, one below s = 0.3."""
+        ramp = jnp.interp(self.gain.log_s, jnp.log(np.array(CONTRAST_ONSET)), jnp.array([0.0, 1.0]))
+        raised = BandTable(self.gain.log_s, self.gain.values * (1.0 + (self.contrast - 1.0) * ramp)[:, None])
+        return replace(self, gain=raised, contrast=jnp.ones(()))
 
     def __call__(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
         """E[x | y] of one field (C, H, W)."""
@@ -133,6 +146,7 @@ jax.tree_util.register_dataclass(
         "gain",
         "feedback",
         "residual_variance",
+        "contrast",
     ],
     meta_fields=["config"],
 )
@@ -172,5 +186,6 @@ def initialise(
         gain=constant_table(1.0, num_bands),
         feedback=constant_table(0.0, num_bands),
         residual_variance=constant_table(1.0, num_bands),
+        contrast=jnp.ones(()),
         config=config,
     )

@@ -54,7 +54,7 @@ class GibbsDiffusion:
     """
 
     num_warmup: int = 100
-    num_diffusion_steps: int = 16
+    num_diffusion_steps: int = 24
     num_parameter_steps: int = 5
     num_adaptations: int = 4
     adaptation_steps: int = 200

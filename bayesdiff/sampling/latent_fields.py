@@ -24,7 +24,7 @@ def draw_fields(
     *model_args: Any,
     data: xr.DataTree | None = None,
     num_draws: int = 200,
-    num_steps: int = 20,
+    num_steps: int = 24,
     progress: bool = True,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:

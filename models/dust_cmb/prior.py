@@ -82,7 +82,7 @@ def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) ->
         provenance="MHD simulation maps I_1 and I_2 of pywph (BSD-3-Clause), rows 256 to 383 held out",
         command="python -m models train dust_cmb",
         training=settings_card(settings),
-        contrast=f"gain of the network raised by {CONTRAST:g} above s = 1, chosen by the power of 192 draws",
+        contrast=f"in draws, the network raised by {CONTRAST:g} above s = 1, chosen by the power of 192 draws",
     )
     quality = {"draws": compare_draws(draw_fields(model)), "denoising": denoising_table(model)}
     model.save(path, quality=quality)
