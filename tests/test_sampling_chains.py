@@ -130,15 +130,15 @@ def test_new_data_do_not_compile_again():
 def test_interrupted_run_keeps_its_draws(tmp_path):
     store = tmp_path / "run.zarr"
     with pytest.warns(UserWarning, match="interrupted: kept"):
-        tree = run(num_samples=1000, store=store, callback=stop_after(40))
+        tree = run(num_samples=3000, store=store, callback=stop_after(40))
     assert tree.attrs["status"] == "interrupted"
     drawn = tree["posterior"].sizes["draw"]
-    assert 40 <= drawn < 1000
+    assert 40 <= drawn < 3000
     with xr.open_datatree(store, engine="zarr", consolidated=False) as stored:
         assert stored.attrs["status"] == "interrupted"
         xr.testing.assert_equal(stored["posterior"].to_dataset().load(), tree["posterior"].to_dataset())
         xr.testing.assert_equal(stored["sample_stats"].to_dataset().load(), tree["sample_stats"].to_dataset())
-    complete = run(num_samples=1000)["posterior"].to_dataset()["mean"]
+    complete = run(num_samples=3000)["posterior"].to_dataset()["mean"]
     np.testing.assert_array_equal(tree["posterior"]["mean"], complete[:, :drawn])
 
 
@@ -164,7 +164,7 @@ def test_store_is_readable_after_every_block_and_complete_at_the_end(tmp_path, m
             with xr.open_datatree(store, engine="zarr", consolidated=False) as stored:
                 lengths.append((stored["posterior"].sizes["draw"], report.step))
 
-    tree = run(num_samples=230, store=store, callback=callback)
+    tree = run(num_samples=2300, store=store, callback=callback)
     assert len(lengths) > 2
     assert all(stored == drawn for stored, drawn in lengths)
     with xr.open_datatree(store, engine="zarr", consolidated=False) as stored:

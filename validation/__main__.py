@@ -21,6 +21,7 @@ STUDIES = {
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),
     "prior": ("prior", "run", "draws of the shipped prior against its training maps"),
     "estimators": ("estimators", "run", "estimators of the log density on the shipped prior"),
+    "speed": ("speed", "run", "NUTS against NumPyro's own and against a bare BlackJAX loop"),
     "restart": ("restart", "run", "runs that are killed at random times and continued"),
     "memory": ("memory", "run", "peak memory of runs that sample a field"),
     "timing": ("study", "timing", "the default run from start to report"),

@@ -42,7 +42,7 @@ from .programs import compile_once
 from .progress import BlockReport, ChainProgress
 from .selection import ALL_DRAWS, STATISTICS, DrawGroup
 from .start import Start
-from .steps import BLOCK_LENGTH, Programs, begin_state, compile_run, run_steps
+from .steps import Programs, begin_state, block_length, compile_run, run_steps
 from .target import Data, Position, Target
 
 State = Any
@@ -260,7 +260,7 @@ def run_chains(
                     bars.update(report)
                     if callback is not None:
                         callback(report)
-                    length = min(next_length(length, elapsed), total - done)
+                    length = min(next_length(length, elapsed, programs.longest), total - done)
         except KeyboardInterrupt:
             status = "interrupted"
             drawn = sum(_length(block) for block in blocks) if sink is None else sink.iteration - num_warmup
@@ -276,13 +276,14 @@ def explore(key: jax.Array, kernel: Kernel, start: Start, data: Data, num_draws:
     init, _ = compile_once(begin_state, (kernel,), key_init, start, data)
     state = init(key_init, start, data)
     zero = jnp.int32(0)
-    steps, _ = compile_once(run_steps, (kernel, None), key_steps, zero, zero, state, data)
+    longest = block_length(jax.eval_shape(kernel.position, state))
+    steps, _ = compile_once(run_steps, (kernel, None, longest), key_steps, zero, zero, state, data)
     rows: list[Position] = []
     done, total = 0, kernel.num_warmup + num_draws
     while done < total:
         # A block does not straddle the end of the warm-up.
         end = kernel.num_warmup if done < kernel.num_warmup else total
-        length = min(BLOCK_LENGTH, end - done)
+        length = min(longest, end - done)
         state, position, _ = steps(key_steps, jnp.int32(done), jnp.int32(length), state, data)
         if done >= kernel.num_warmup:
             rows.append(jax.tree.map(lambda x, length=length: x[:length], position))
@@ -302,10 +303,10 @@ def _kept_draws(
     return block
 
 
-def next_length(length: int, seconds: float) -> int:
+def next_length(length: int, seconds: float, longest: int) -> int:
     """Iterations of the next block, so that it takes about two seconds, after one that took ``seconds``."""
     wanted = length * _BLOCK_SECONDS / max(seconds, 1e-3)
-    return max(1, min(BLOCK_LENGTH, int(wanted)))
+    return max(1, min(longest, int(wanted)))
 
 
 def _chain_first(rows: Mapping[str, jax.Array], num: int) -> Draws:

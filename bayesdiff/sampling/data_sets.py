@@ -23,7 +23,7 @@ import numpy as np
 from .chains import Info, Kernel, Prepared, State, next_length
 from .programs import compile_once
 from .start import Start
-from .steps import BLOCK_LENGTH, begin_state, run_steps
+from .steps import begin_state, block_length, run_steps
 from .target import BoundModel, Data, Density, Position
 
 _MAX_TRIES = 100
@@ -100,7 +100,8 @@ def measure_data_sets(
     init, _ = compile_once(begin_state, (kernel,), key_init, start, data_sets)
     state = init(key_init, start, data_sets)
     zero = np.int32(0)
-    steps, _ = compile_once(run_steps, (kernel, None), key_steps, zero, zero, state, data_sets)
+    longest = block_length(jax.eval_shape(kernel.position, state))
+    steps, _ = compile_once(run_steps, (kernel, None, longest), key_steps, zero, zero, state, data_sets)
     values, diverging = [], np.zeros(len(started), dtype=int)
     done, length, num_warmup = 0, 10, kernel.num_warmup
     while done < num_warmup + num_samples:
@@ -115,7 +116,7 @@ def measure_data_sets(
                 diverging += np.asarray(info["diverging"])[:length].sum(axis=(0, 2))
         jax.block_until_ready(state)
         done += length
-        length = next_length(length, time.perf_counter() - clock)
+        length = next_length(length, time.perf_counter() - clock, longest)
     return Measured(np.moveaxis(np.concatenate(values), 0, 2), diverging, started)
 
 
@@ -174,7 +175,7 @@ def _measure_rows(measure: Measure, position: Position, num: jax.Array, data: Da
         return jax.vmap(jax.vmap(measure, in_axes=(0, None)))(chains, data)
 
     shape = jax.eval_shape(one_row, jnp.int32(0))
-    empty = jnp.zeros((BLOCK_LENGTH, *shape.shape), shape.dtype)
+    empty = jnp.zeros((len(jax.tree.leaves(position)[0]), *shape.shape), shape.dtype)
     return jax.lax.fori_loop(0, num, lambda row, rows: rows.at[row].set(one_row(row)), empty)
 
 

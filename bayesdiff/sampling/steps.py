@@ -28,7 +28,8 @@ from .target import Data, Position
 if TYPE_CHECKING:
     from .chains import Info, Kernel, Prepared, State
 
-BLOCK_LENGTH = 50
+# Iterations per call of the program: few enough for their positions to fit, many enough that the call does not count.
+_FEWEST, _MOST, _BLOCK_BYTES = 50, 1000, 2**22
 
 
 class Programs(NamedTuple):
@@ -38,11 +39,13 @@ class Programs(NamedTuple):
         steps: ``(first, num, state) -> (state, position, info)``, rows first.
         constrain: per group of draws ``(position, first, num) -> values``, rows first; ``num`` of the rows from
             ``first`` on, the group's thinning apart.
+        longest: most iterations of a block.
         seconds: spent on compiling.
     """
 
     steps: Callable[[int, int, State], tuple[State, Position, Info]]
     constrain: dict[str, Callable[[Position, int, int], dict[str, jax.Array]]]
+    longest: int
     seconds: float
 
 
@@ -65,10 +68,11 @@ def compile_run(
         state = devices.place(state, mesh, axis=0)
         key_steps, data, density_data = (devices.place(x, mesh) for x in (key_steps, data, density_data))
     zero = np.int32(0)
-    steps, more = compile_once(run_steps, (kernel, mesh), key_steps, zero, zero, state, density_data)
+    positions = jax.eval_shape(kernel.position, state)
+    longest = block_length(positions)
+    steps, more = compile_once(run_steps, (kernel, mesh, longest), key_steps, zero, zero, state, density_data)
     seconds += more
-    rows = jax.eval_shape(kernel.position, state)
-    position = jax.tree.map(lambda x: jnp.zeros((BLOCK_LENGTH, *x.shape), x.dtype), rows)
+    position = jax.tree.map(lambda x: jnp.zeros((longest, *x.shape), x.dtype), positions)
     if mesh is not None:
         position = devices.place(position, mesh, axis=1)
     constrain = {}
@@ -77,7 +81,13 @@ def compile_run(
         program, more = compile_once(constrain_rows, static, position, zero, zero, data)
         seconds += more
         constrain[group.name] = partial(_call_constrain, program, data)
-    return Programs(partial(_call_steps, steps, key_steps, density_data), constrain, seconds), state
+    return Programs(partial(_call_steps, steps, key_steps, density_data), constrain, longest, seconds), state
+
+
+def block_length(positions: Position) -> int:
+    """Iterations of a block whose positions have these shapes, one of which is that of all chains."""
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(positions))
+    return int(np.clip(_BLOCK_BYTES // max(size, 1), _FEWEST, _MOST))
 
 
 def _call_steps(program: Any, key: jax.Array, data: Data, first: int, num: int, state: State) -> Any:
@@ -112,36 +122,43 @@ def begin_state(kernel: Kernel, key: jax.Array, start: Any, data: Data) -> State
 
 
 def run_steps(
-    kernel: Kernel, mesh: Mesh | None, key: jax.Array, first: jax.Array, num: jax.Array, state: State, data: Data
+    kernel: Kernel,
+    mesh: Mesh | None,
+    rows: int,
+    key: jax.Array,
+    first: jax.Array,
+    num: jax.Array,
+    state: State,
+    data: Data,
 ) -> tuple[State, Position, Info]:
-    """``num`` iterations from number ``first`` on; positions and statistics fill the first ``num`` rows."""
+    """``num`` iterations from number ``first`` on; positions and statistics fill the first ``num`` of the rows."""
     if mesh is None:
-        return _steps(kernel, key, first, num, state, data)
-    everywhere, chains, rows = PartitionSpec(), PartitionSpec(devices.AXIS), PartitionSpec(None, devices.AXIS)
+        return _steps(kernel, rows, key, first, num, state, data)
+    everywhere, chains, filled = PartitionSpec(), PartitionSpec(devices.AXIS), PartitionSpec(None, devices.AXIS)
     spread = jax.shard_map(
-        partial(_steps, kernel),
+        partial(_steps, kernel, rows),
         mesh=mesh,
         in_specs=(everywhere, everywhere, everywhere, chains, everywhere),
-        out_specs=(chains, rows, rows),
+        out_specs=(chains, filled, filled),
         check_vma=False,
     )
     return spread(key, first, num, state, data)
 
 
 def _steps(
-    kernel: Kernel, key: jax.Array, first: jax.Array, num: jax.Array, state: State, data: Data
+    kernel: Kernel, rows: int, key: jax.Array, first: jax.Array, num: jax.Array, state: State, data: Data
 ) -> tuple[State, Position, Info]:
     step = jax.jit(kernel.step)
 
     def advance(row: jax.Array, carry: tuple[State, tuple[Position, Info]]) -> tuple[State, tuple[Position, Info]]:
-        state, rows = carry
+        state, filled = carry
         new, info = step(jax.random.fold_in(key, first + row), first + row, state, data)
         new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
-        rows = jax.tree.map(lambda all_rows, x: all_rows.at[row].set(x), rows, (kernel.position(new), info))
-        return new, rows
+        filled = jax.tree.map(lambda all_rows, x: all_rows.at[row].set(x), filled, (kernel.position(new), info))
+        return new, filled
 
     _, info = jax.eval_shape(step, jax.random.fold_in(key, first), first, state, data)
-    empty = jax.tree.map(lambda x: jnp.zeros((BLOCK_LENGTH, *x.shape), x.dtype), (kernel.position(state), info))
+    empty = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), (kernel.position(state), info))
     state, (position, info) = jax.lax.fori_loop(0, num, advance, (state, empty))
     return state, position, info
 
@@ -187,7 +204,7 @@ def _constrain(
     def fill(row: jax.Array, filled: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return jax.tree.map(lambda all_rows, x: all_rows.at[row].set(x), filled, one_row(row))
 
-    num_rows = group.count(BLOCK_LENGTH)
+    num_rows = group.count(len(jax.tree.leaves(position)[0]))
     shapes = jax.eval_shape(one_row, jnp.int32(0))
     empty = jax.tree.map(lambda x: jnp.zeros((num_rows, *x.shape), x.dtype), shapes)
     return jax.lax.fori_loop(0, num, fill, empty)

@@ -1,0 +1,133 @@
+"""The page of a calibration study: its verdict, its table, pictures that would show what is wrong, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayesdiff.calibration.sbc_records import MEANING
+from bayesdiff.reporting.figures_calibration import (
+    coverage_figure,
+    ecdf_figure,
+    rank_histogram_figure,
+    tarp_figure,
+    z_contraction_figure,
+)
+from bayesdiff.reporting.html_page import Level, Picture, Section, banner, pairs, picture, table, write_page
+
+if TYPE_CHECKING:
+    from bayesdiff.calibration import Sbc
+
+_HEADINGS = {"good": "Calibrated", "caution": "Undecided", "bad": "Not calibrated"}
+
+
+def write_calibration_report(
+    study: Sbc, folder: str | Path, *, title: str, notes: Sequence[str] = (), level: float = 0.01
+) -> Path:
+    """Write ``calibration.csv``, ``verdict.txt`` and a self-contained ``report.html``.
+
+    Args:
+        study: result of :func:`bayesdiff.calibration.sbc`.
+        folder: where to write; made if it does not exist.
+        title: heading of the page.
+        notes: remarks, one paragraph each.
+        level: of the tests.
+
+    Returns:
+        Path of the page.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sentence = study.verdict(level)
+    (folder / "verdict.txt").write_text(sentence + "\n", encoding="utf-8")
+    absent = None if study.ranked.any() else "No simulation has a posterior, so there is nothing to show here."
+    sections = [Section("table", "Tests", absent or _table(study, level, folder))]
+    sections += [picture(shown._replace(build=absent or shown.build)) for shown in _pictures(study)]
+    sections += [
+        Section("failed", "Failed simulations", _failed(study)),
+        Section("run", "How to redo this study", pairs((k.replace("_", " "), v) for k, v in study.attributes.items())),
+    ]
+    judged = judge(study, level)
+    return write_page(folder / "report.html", title, banner(judged, _HEADINGS[judged], sentence), notes, sections)
+
+
+def judge(study: Sbc, level: float = 0.01) -> Level:
+    """``bad`` where the ranks are not uniform, ``caution`` where too much failed to know, else ``good``."""
+    if study.ranked.any() and not study.tests.passes(level):
+        return "bad"
+    return "good" if study.passes(level) else "caution"
+
+
+def _table(study: Sbc, level: float, folder: Path) -> str:
+    frame = study.table(level)
+    frame.to_csv(folder / "calibration.csv")
+    rows = [
+        [str(name), *(cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row)]
+        for name, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True)
+    ]
+    header = ["quantity", *(str(column).replace("_", " ") for column in frame.columns)]
+    return table(header, rows) + (
+        "<p>ecdf, chi square, location and scale are p-values of single tests of the ranks, adjusted the smallest of a "
+        "quantity after Holm's correction over the table. z location is positive for a posterior that is too low, "
+        "z scale for one that is over-confident. The mean |z| of a calibrated posterior that is normal is 0.80. The "
+        "same numbers, in full: calibration.csv.</p>"
+    )
+
+
+def _pictures(study: Sbc) -> list[Picture]:
+    draws = f"{study.num_draws} draws"
+    return [
+        Picture(
+            "ecdf",
+            "Ranks: distribution function",
+            lambda: ecdf_figure(study),
+            f"Rank of the truth among {draws} of the posterior, over all simulations, less what is expected. The band "
+            "holds the whole curve of a calibrated posterior with 95 % probability. Over-confident posteriors rise "
+            "first and fall below the line later; biased ones stay on one side of it.",
+        ),
+        Picture(
+            "ranks",
+            "Ranks: histograms",
+            lambda: rank_histogram_figure(study),
+            "The same ranks. A valley in the middle is an over-confident posterior, a hill one that is too wide, a "
+            "slope a bias. The band holds 95 % of the bins.",
+        ),
+        Picture(
+            "coverage",
+            "Coverage of central intervals",
+            lambda: coverage_figure(study),
+            "Below the diagonal: over-confident. The band holds 95 % of the values at each level; the p-value is of "
+            "the whole curve.",
+        ),
+        Picture(
+            "tarp",
+            "Joint coverage (TARP)",
+            lambda: tarp_figure(study),
+            "Expected coverage of regions around random references, of all quantities together, in units of their "
+            "prior's standard deviation (Lemos et al. 2023). The band is the bootstrap's over simulations.",
+        ),
+        Picture(
+            "z",
+            "Errors and contraction",
+            lambda: z_contraction_figure(study),
+            "One point per simulation; crosses failed. Contraction near one: the data say much more than the prior. "
+            "The band spans two standard deviations.",
+        ),
+    ]
+
+
+def _failed(study: Sbc) -> str:
+    if not len(study.failed):
+        return f"<p>None of {study.num_simulations}.</p>"
+    rows = []
+    for index in study.failed:
+        faults = int(study.faults[index])
+        why = "; ".join(text for fault, text in MEANING.items() if faults & fault)
+        rhat, ess = study.records.rhat[index], study.records.ess[index]
+        numbers = ("" if np.isnan(x) else f"{x:.4g}" for x in (rhat, ess))
+        truths = ", ".join(f"{name} = {x:.4g}" for name, x in zip(study.names, study.truth[index], strict=True))
+        rows.append([str(index), why, *numbers, truths])
+    return table(("simulation", "what failed", "R-hat", "ESS", "truth"), rows)
