@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from validation.campaigns import sbc
 from validation.figures import RESULTS, Figure, markdown, report, show, stored
 
 # Studies are imported when they are run: some need packages and data that others do not.
@@ -50,6 +51,9 @@ def _add(name: str) -> None:
 
 for _name in STUDIES:
     _add(_name)
+
+
+app.command("sbc")(sbc)
 
 
 @app.command()

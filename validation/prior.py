@@ -24,7 +24,12 @@ def run() -> list[Figure]:
     assert isinstance(model.denoiser, WienerDenoiser)
     statistics = compare_draws(draw_fields(model))
     _print_power(statistics)
-    _print_denoising(denoising_table(model))
+    held_out, training = denoising_table(model), denoising_table(model, training=True)
+    _print_denoising(held_out)
+    gain = {
+        name: np.array(x["network"]) / np.array(x["wiener"]) for name, x in (("held", held_out), ("seen", training))
+    }
+    unseen = (gain["held"] / gain["seen"]).mean(axis=1)
     plain = compare_draws(draw_fields(replace(model, denoiser=with_contrast(model.denoiser, 1.0))))
     worst = float(np.max(np.abs(np.array(statistics["power_ratio"]) - 1.0)))
     minkowski = statistics["minkowski_largest_difference"]
@@ -39,6 +44,10 @@ def run() -> list[Figure]:
         ),
         Figure("mean power ratio, draws over training", float(np.mean(statistics["power_ratio"]))),
         Figure(f"the same without the factor {CONTRAST:g} in draws", float(np.mean(plain["power_ratio"]))),
+        *(
+            Figure(f"denoiser's error over the Wiener filter's, held-out over training windows, s = {s:g}", float(x))
+            for s, x in zip(held_out["noise_levels"], unseen, strict=True)
+        ),
         Figure("variance of training windows, 95th over 5th percentile", statistics["variance_spread_training"]),
         *(Figure(f"Minkowski V{i}: largest difference over its maximum", float(x)) for i, x in enumerate(minkowski)),
     ]

@@ -65,6 +65,7 @@ class Kernel:
         num_warmup: iterations of adaptation.
         independent: whether the chains share nothing and take their random numbers from `chain_keys` or from a key
             common to all, so that they may run on several devices.
+        in_turn: whether they move one after the other rather than together; so do data sets then.
     """
 
     init: Callable[[jax.Array, Start, Data], State]
@@ -72,6 +73,7 @@ class Kernel:
     position: Callable[[State], Position]
     num_warmup: int
     independent: bool = False
+    in_turn: bool = False
 
 
 @dataclass(frozen=True)

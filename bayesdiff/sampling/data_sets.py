@@ -1,9 +1,10 @@
 """Chains of one model on many data sets at once, in one compiled program: what a calibration study runs.
 
-A kernel takes the data as an argument, so that a kernel over many data sets is the same kernel under one more ``vmap``
-(:func:`over_data_sets`): the leading axis of every array is then the data set, the next one the chain, and the program
-that steps it is the one that steps a single run (`bayesdiff.sampling.steps.run_steps`). Every data set has a number,
-which makes its random numbers; what happens to one does not depend on the others beside it, to rounding.
+A kernel takes the data as an argument, so that a kernel over many data sets is the same kernel under one more ``vmap``,
+or in a loop where its chains move in turn (:func:`over_data_sets`). The leading axis of every array is then the data
+set, the next one the chain, and the program that steps it is the one that steps a single run
+(`bayesdiff.sampling.steps.run_steps`). Every data set has a number, which makes its random numbers; what happens to one
+does not depend on the others beside it, to rounding.
 
 Positions are not kept. A field has thousands of values and a calibration study wants a few numbers of it, so a function
 of position and data is evaluated on the device after every block of steps.
@@ -70,7 +71,8 @@ def over_data_sets(kernel: Kernel) -> Kernel:
         def one(number: jax.Array, state: State, data: Data) -> tuple[State, Info]:
             return kernel.step(jax.random.fold_in(key, number), index, state, data)
 
-        return jax.vmap(one)(data.numbers, state, data.data)
+        each = (data.numbers, state, data.data)
+        return jax.lax.map(lambda x: one(*x), each) if kernel.in_turn else jax.vmap(one)(*each)
 
     return Kernel(init, step, jax.vmap(kernel.position), kernel.num_warmup)
 

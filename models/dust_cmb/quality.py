@@ -71,11 +71,19 @@ def compare_draws(draws: np.ndarray) -> dict[str, Any]:
     return statistics
 
 
-def denoising_table(model: bd.DiffusionModel, num: int = 64, seed: int = 3) -> dict[str, Any]:
-    """Mean square error of the denoiser and of the twin's Wiener filter on held-out dust, by noise level and band."""
+def denoising_table(model: bd.DiffusionModel, num: int = 64, seed: int = 3, training: bool = False) -> dict[str, Any]:
+    """Mean square error of the denoiser and of the twin's Wiener filter, by noise level and band.
+
+    Args:
+        model: the prior.
+        num: windows per noise level.
+        seed: of the windows and their noise.
+        training: whether the windows are those of the training maps; by default of held-out dust.
+    """
     assert isinstance(model.denoiser, WienerDenoiser)
     denoiser = model.denoiser
-    windows = MapWindows(jnp.asarray(load_dust_maps().held_out), PATCH_SIZE, periodic=(False, True))
+    maps = load_dust_maps()
+    windows = MapWindows(jnp.asarray(maps.training if training else maps.held_out), PATCH_SIZE, periodic=(False, True))
     bands = radial_band((PATCH_SIZE, PATCH_SIZE), NUM_RADIAL_BANDS)
     counts = np.bincount(bands.ravel())
 

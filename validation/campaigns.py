@@ -1,0 +1,132 @@
+"""Calibration campaigns on the command line: ``python -m validation sbc dust_cmb --engine gibbs --num 300``.
+
+A campaign is kept in one folder: ``study.sbc``, from which the same command continues and extends it, and the page that
+says what it found. What counts as calibrated is decided in one place, `bayesdiff.calibration.Sbc.passes`: every test of
+the ranks at a familywise level of 1 %, a posterior for every simulation, and at most 5 % of them with chains that
+failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+
+PASSED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+FOLDER = Path("runs/sbc")
+
+
+class Problem(NamedTuple):
+    """What is calibrated.
+
+    Attributes:
+        model: NumPyro model, which takes its data as an argument.
+        about: one sentence for the page.
+        quantities: further quantities, see :func:`bayesdiff.calibration.sbc`.
+    """
+
+    model: Callable[..., Any]
+    about: str
+    quantities: dict[str, Any]
+
+
+class Name(StrEnum):
+    """The models that can be calibrated."""
+
+    linear_gaussian = "linear_gaussian"
+    dust_cmb = "dust_cmb"
+
+
+class Engine(StrEnum):
+    """The algorithms that can be."""
+
+    nuts = "nuts"
+    hmc = "hmc"
+    gibbs = "gibbs"
+    surrogate = "surrogate"
+    grid = "grid"
+
+
+def sbc(
+    name: Annotated[Name, typer.Argument(metavar="MODEL", help="linear_gaussian (the analytic twin) or dust_cmb.")],
+    engine: Annotated[Engine, typer.Option(help="Algorithm on trial.")] = Engine.nuts,
+    num: Annotated[int, typer.Option(min=1, help="Simulations; more than last time extends the campaign.")] = 300,
+    num_chains: Annotated[int, typer.Option(min=1, help="Chains on each.")] = 4,
+    num_samples: Annotated[int, typer.Option(min=10, help="Draws of each chain.")] = 250,
+    num_draws: Annotated[int, typer.Option(min=9, help="Draws that the truth is ranked among.")] = 99,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/sbc/MODEL-ENGINE")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Simulate data sets of known truth from a model, infer each, and test where the truth lies.
+
+    Exit status: 0 calibrated, 1 not, 2 bad input, 130 interrupted (the same command goes on).
+    """
+    import jax
+
+    import bayesdiff as bd
+
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    folder = output or FOLDER / f"{name.value}-{engine.value}"
+    try:
+        problem = make_problem(name)
+        study = bd.calibration.sbc(
+            jax.random.key(seed),
+            problem.model,
+            algorithm=make_engine(engine),
+            num_simulations=num,
+            num_chains=num_chains,
+            num_samples=num_samples,
+            num_draws=num_draws,
+            quantities=problem.quantities,
+            store=folder / "study.sbc",
+            progress=not quiet,
+        )
+    except (ValueError, OSError) as error:
+        errors.print(f"Error: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        errors.print("Interrupted before a simulation was finished.", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+    notes = (problem.about, f"python -m validation {' '.join(sys.argv[1:])}")
+    page = bd.reporting.write_calibration_report(
+        study, folder, title=f"Calibration of {name.value} by {type(make_engine(engine)).__name__}", notes=notes
+    )
+    console.print(study.table().round(3).to_string(), markup=False)
+    console.print(f"{study.verdict()}\nReport: {page}", markup=False, soft_wrap=True)
+    if study.attributes["status"] != "complete":
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(PASSED if study.passes() else FAILED)
+
+
+def make_problem(name: Name) -> Problem:
+    """The model of a name."""
+    import bayesdiff as bd
+    from models.dust_cmb.model import make_model
+    from models.linear_gaussian import make_twin
+
+    if name is Name.linear_gaussian:
+        model = make_model(make_twin())
+        about = "Gaussian dust of 32 x 32 pixels of 8 arcmin and a CMB of unknown cosmology, likelihood in closed form."
+        return Problem(model, about, {"log_likelihood": bd.calibration.log_likelihood(model)})
+    about = "Dust drawn from the shipped prior dust-cmb-64 and a CMB of unknown cosmology, 64 x 64 pixels of 8 arcmin."
+    return Problem(make_model(bd.load_pretrained("dust-cmb-64")), about, {})
+
+
+def make_engine(engine: Engine) -> Any:
+    """The algorithm of a name, with the settings of campaigns."""
+    import bayesdiff as bd
+
+    algorithms: dict[Engine, Any] = {
+        Engine.nuts: bd.NUTS(num_warmup=300),
+        Engine.hmc: bd.HMC(num_warmup=300),
+        Engine.gibbs: bd.GibbsDiffusion(),
+        Engine.surrogate: bd.MarginalSurrogate(),
+        Engine.grid: bd.Grid({"H0": 12, "omega_b": 12, "sigma": 12}),
+    }
+    return algorithms[engine]
