@@ -1,10 +1,11 @@
-"""Mixtures whose truth lies far from their posterior: is it the density or the surrogate, and which modes?
+"""Mixtures far from their truth, and those on which two engines differ: which density, and which modes?
 
-First the log density at the truth less that at the posterior mean, by the bound that was interpolated, by the
-probability flow and by the Gaussian twin: where the first two agree the prior itself is wrong about this field. Then
-what the reverse process makes of the observation when it is told the true parameters, per band of |k|: the power of the
-noise that it finds over the power that noise has, which is one on average for a true prior; and the error of the
-denoiser, the Wiener filter of the twin beside it, over the error that each expects.
+First the log density at the truth, or at Gibbs's posterior mean, less that at the surrogate's posterior mean, by the
+bound that was interpolated, by the probability flow and by the Gaussian twin: where the first two agree the prior
+itself is wrong about this field. Then what the reverse process makes of the observation when it is told the true
+parameters, per band of |k|: the power of the noise that it finds over the power that noise has, which is one on average
+for a true prior; and the error of the denoiser, the Wiener filter of the twin beside it, over the error that each
+expects.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from validation.figures import RESULTS, Figure
 from validation.mixtures import NUM_MIXTURES, kept, observations
 
 EDGES = (0.5, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 28.0, 32.0, 46.0)
-FAR = 4.0
+FAR, APART = 4.0, 0.5
 NUM_FIELDS, NUM_STEPS = 64, 32
 
 
@@ -69,16 +70,31 @@ def run(folder: Path = RESULTS / "mixtures") -> list[Figure]:
         *(Figure(f"mean |z| of {name} in the others", float(v)) for name, v in zip(PARAMETERS, others, strict=True)),
     ]
     dust = held_out_patches(NUM_MIXTURES)
-    for index in farthest:
+    gibbs = {i: p for i in posteriors if (p := kept(folder / f"gibbs_{i:02d}.npz")) is not None}
+    apart = {
+        i: max(abs(gibbs[i].mean(n) - posteriors[i].mean(n)) / posteriors[i].sd(n) for n in PARAMETERS) for i in gibbs
+    }
+    figures.append(
+        Figure(
+            f"mixtures whose engines differ by more than {APART:g} sd",
+            f"{sum(x > APART for x in apart.values())} of {len(apart)}",
+        )
+    )
+    for index in [*farthest, *(i for i in apart if apart[i] > APART and i not in farthest)]:
         truth, y = cases[index]
         print(f"mixture {index}: truth {truth}, z {z[index].round(2)}")
+        points = {"the truth": jnp.asarray([truth[name] for name in PARAMETERS])}
+        if index in gibbs:
+            points["Gibbs's mean"] = jnp.asarray([gibbs[index].mean(name) for name in PARAMETERS])
         mean = jnp.asarray([posteriors[index].mean(name) for name in PARAMETERS])
-        theta = jnp.asarray([truth[name] for name in PARAMETERS])
-        figures += _figures(f"mixture {index}", model, jnp.asarray(dust[index]), jnp.asarray(y), theta, mean)
+        figures += _figures(f"mixture {index}", model, jnp.asarray(dust[index]), jnp.asarray(y), points, mean)
     return figures
 
 
-def _figures(title: str, model, x: jax.Array, y: jax.Array, theta: jax.Array, mean: jax.Array) -> list[Figure]:
+def _figures(
+    title: str, model, x: jax.Array, y: jax.Array, points: dict[str, jax.Array], mean: jax.Array
+) -> list[Figure]:
+    theta = points["the truth"]
     bands = _bands(model, x, y, theta)
     table = Table("|k|", *Bands._fields, title=title)
     for row in range(len(EDGES) - 1):
@@ -89,8 +105,9 @@ def _figures(title: str, model, x: jax.Array, y: jax.Array, theta: jax.Array, me
     return [
         Figure(f"{title}: sigma", float(theta[2])),
         *(
-            Figure(f"{title}: log density at the truth less that at the posterior mean, {name} [nat]", difference)
-            for name, difference in _differences(model, y, theta, mean, estimators).items()
+            Figure(f"{title}: log density at {where} less that at the posterior mean, {name} [nat]", difference)
+            for where, point in points.items()
+            for name, difference in _differences(model, y, point, mean, estimators).items()
         ),
         Figure(f"{title}: band of |k| beyond 4 where the reverse process finds the wrong noise power", _name(worst)),
         Figure(f"{title}: noise power found there over the true power, at the truth", float(bands.found[worst])),
