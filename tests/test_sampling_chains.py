@@ -15,6 +15,7 @@ import xarray as xr
 from bayesdiff.sampling import sample
 from bayesdiff.sampling import store as draw_store
 from bayesdiff.sampling.chains import Kernel, Prepared, run_chains
+from bayesdiff.sampling.steps import block_length
 from bayesdiff.sampling.target import build_target
 
 KEY = jax.random.key(11)
@@ -111,6 +112,12 @@ def test_one_compilation_for_all_blocks():
     run(few, num_samples=5)
     run(many, num_samples=1000)
     assert many.traces == few.traces
+
+
+@pytest.mark.parametrize(("values", "expected"), [(1, 1000), (2**12, 256), (2**20, 50)])
+def test_blocks_are_as_long_as_their_positions_allow(values, expected):
+    positions = {"x": jax.ShapeDtypeStruct((4, values // 4 or 1), jnp.float32)}
+    assert block_length(positions) == expected
 
 
 def test_new_data_do_not_compile_again():

@@ -19,7 +19,7 @@ import xarray as xr
 
 from bayesdiff.sampling import HMC, NUTS, sample
 from bayesdiff.sampling.chains import run_chains
-from bayesdiff.sampling.nuts import guarded_metric
+from bayesdiff.sampling.nuts import guarded_metric, nuts_kernel
 from bayesdiff.sampling.target import build_target
 
 KEY = jax.random.key(5)
@@ -44,6 +44,23 @@ def assert_mean(draws: xr.DataArray, truth: float, truth_error: float = 0.0) -> 
 def assert_moments(draws: xr.DataArray, mean: float, variance: float) -> None:
     assert_mean(draws, mean)
     assert_mean((draws - mean) ** 2, variance)
+
+
+@pytest.mark.usefixtures("x64")
+def test_chains_in_turn_draw_what_chains_together_draw(monkeypatch):
+    def model(y=None):
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=y)
+
+    def draws():
+        nuts_kernel.cache_clear()
+        tree = sample(KEY, model, jnp.ones(3), algorithm=NUTS(num_warmup=50), num_samples=60, progress=False)
+        return tree["posterior"].to_dataset()["x"].values
+
+    in_turn = draws()
+    monkeypatch.setattr("bayesdiff.sampling.nuts.jax.default_backend", lambda: "gpu")
+    np.testing.assert_allclose(draws(), in_turn, rtol=1e-6)
+    nuts_kernel.cache_clear()
 
 
 @pytest.mark.usefixtures("x64")

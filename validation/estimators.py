@@ -192,7 +192,7 @@ def _fisher(model: bd.DiffusionModel, y: jax.Array, num_steps: int) -> Row:
 def _print(title: str, settings: Sequence[Setting], rows: dict[str, Row], truth: np.ndarray | float = 0.0) -> None:
     evaluations = {setting.name: f"{setting.evaluations}" for setting in settings}
     columns = ("estimator", *WIDTHS, "evaluations", "value [s]", "gradient [s]")
-    table = Table(*columns, title=f"{title} [nat], mean ± scatter over seeds")
+    table = Table(*columns, title=f"{title} \\[nat], mean ± scatter over seeds")
     for name, row in rows.items():
         cells = (f"{m:+.2f} ± {s:.2f}" for m, s in zip(row.mean - truth, row.scatter, strict=True))
         seconds = ("" if np.isnan(x) else f"{x:.2g}" for x in row.seconds)
