@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bayesdiff.networks.convolution import conv_general_dilated
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -45,7 +47,15 @@ class UNetConfig:
 
 def _conv(config: UNetConfig, inputs: int, outputs: int, rngs: nnx.Rngs, size: int = 3, zero: bool = False) -> nnx.Conv:
     init = nnx.initializers.zeros_init() if zero else nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
-    return nnx.Conv(inputs, outputs, (size, size), padding=config.padding, kernel_init=init, rngs=rngs)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        padding=config.padding,
+        kernel_init=init,
+        conv_general_dilated=conv_general_dilated,
+        rngs=rngs,
+    )
 
 
 def _group_norm(channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
