@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from inference.dust_cmb import dust_cmb
+from inference.masked_map import masked_map
 from inference.mass_mapping import mass_mapping
 from inference.runs import resume, show
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("dust_cmb")(dust_cmb)
+app.command("masked_map")(masked_map)
 app.command("mass_mapping")(mass_mapping)
 app.command("resume")(resume)
 app.command("show")(show)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from inference.exits import CONVERGED, INTERRUPTED, NOT_CONVERGED, command_line, speaking
+
 if TYPE_CHECKING:
     import jax
 
     import bayesdiff as bd
     from models.dust_cmb.observation import Observation
 
-CONVERGED, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 2, 3, 130
-_BAD_INPUT = (ValueError, OSError)
 _OBSERVATION, _TRUTH = "Observation (default: simulated from the prior)", "Truth of the simulated part"
 _INFERENCE, _OUTPUT = "Inference", "Output"
 
@@ -138,12 +136,12 @@ def dust_cmb(
     """
     from rich.console import Console
 
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console = Console(highlight=False)
     console.print(f"Loading the prior {prior!r} and the observation", markup=False)
-    try:
+    with speaking():
         import jax
 
-        from inference.study import refuse_output
+        from inference.folder import refuse_output
 
         refuse_output(output, overwrite)
         dust = load_prior(prior)
@@ -152,9 +150,6 @@ def dust_cmb(
             name: value for name, value in (("H0", H0), ("omega_b", omega_b), ("sigma", sigma)) if value is not None
         }
         observation = make_observation(key, dust, map_file, observation_file, pixel_arcmin, patch, truth)
-    except _BAD_INPUT as error:
-        errors.print(f"Error: {_sentence(error)}", markup=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
     console.print(f"Observation: {observation.description}", markup=False, soft_wrap=True)
     settings = {
         "problem": "dust_cmb",
@@ -171,19 +166,17 @@ def dust_cmb(
     _run(output, settings, observation, dust, quiet, overwrite=overwrite)
 
 
-def resume_dust_cmb(output: Path, settings: dict[str, Any], observation: Observation, quiet: bool) -> NoReturn:
+def resume(output: Path, settings: dict[str, Any], quiet: bool) -> NoReturn:
     """Continue a run from what its folder holds; ends the command like `dust_cmb`."""
-    from rich.console import Console
+    from inference.folder import read_record
 
-    try:
+    with speaking():
+        observation = read_record(output).observation
         dust = load_prior(settings["prior"])
         if dust.fingerprint() != settings["prior_hash"]:
             raise ValueError(
                 f"the prior {settings['prior']!r} is not the one that the run in '{output}' was begun with"
             )
-    except _BAD_INPUT as error:
-        Console(stderr=True, highlight=False).print(f"Error: {_sentence(error)}", markup=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
     _run(output, settings, observation, dust, quiet, resuming=True)
 
 
@@ -199,12 +192,18 @@ def _run(
     """Sample, report, and leave with the exit status of the run."""
     from rich.console import Console
 
-    from inference.study import RUNNING_STORE, run_study
+    from inference.folder import RUNNING_STORE
+    from inference.study import run_study
     from models.dust_cmb.model import PRIOR_BOUNDS, make_model
     from models.dust_cmb.observation import model_pixel_arcmin
 
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    try:
+    def interrupted() -> str:
+        if (output / RUNNING_STORE).exists():
+            return f"Interrupted: the chains so far are kept; to continue: python -m inference resume {output}."
+        return "Interrupted: before the first draw there is nothing to keep."
+
+    console = Console(highlight=False)
+    with speaking(interrupted, bad=(FileExistsError, BlockingIOError)):
         data = run_study(
             observation,
             make_model(dust),
@@ -225,18 +224,6 @@ def _run(
             progress=not quiet,
             say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )
-    except KeyboardInterrupt:
-        kept = (output / RUNNING_STORE).exists()
-        what = (
-            f"the chains so far are kept; to continue: python -m inference resume {output}"
-            if kept
-            else "before the first draw there is nothing to keep"
-        )
-        errors.print(f"Interrupted: {what}.", markup=False, soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except (FileExistsError, BlockingIOError) as error:
-        errors.print(f"Error: {_sentence(error)}", markup=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
     raise typer.Exit(_conclude(console, data, output, PRIOR_BOUNDS))
 
 
@@ -327,19 +314,7 @@ def make_observation(
     return simulate_from_prior(key, dust, **truth)
 
 
-def command_line() -> str:
-    """The command that redoes this run."""
-    return shlex.join(["python", "-m", "inference", *sys.argv[1:]])
-
-
 def _algorithm(engine: Engine) -> Any:
     import bayesdiff as bd
 
     return {Engine.surrogate: bd.MarginalSurrogate, Engine.gibbs: bd.GibbsDiffusion, Engine.nuts: bd.NUTS}[engine]()
-
-
-def _sentence(error: Exception) -> str:
-    """What an error says, on one line; an OSError of the system with its file."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from inference.dust_cmb import BAD_INPUT, CONVERGED, INTERRUPTED, NOT_CONVERGED, command_line
+from inference.sampled_field import (
+    ChainsOption,
+    Engine,
+    EngineOption,
+    FieldRun,
+    FlowStepsOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    SamplesOption,
+    SeedOption,
+    WarmupOption,
+    field_draws,
+    make_algorithm,
+    run_field,
+    sample_field,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +34,7 @@ if TYPE_CHECKING:
     from models.mass_mapping.data import ShearMap
     from models.mass_mapping.wiener import WienerMap
 
-_OBSERVATION, _INFERENCE, _OUTPUT = "Observation (default: HST-COSMOS)", "Inference", "Output"
-
-
-class Engine(StrEnum):
-    """How the posterior is sampled."""
-
-    microcanonical = "microcanonical"
-    nuts = "nuts"
+_OBSERVATION = "Observation (default: HST-COSMOS)"
 
 
 def mass_mapping(
@@ -45,101 +52,75 @@ def mass_mapping(
             metavar="NAME | twin | PATH",
             help="Convergence prior: the trained one by name, 'twin' (the Gaussian field of the same power, no "
             "network), or the folder of a saved model.",
-            rich_help_panel=_INFERENCE,
+            rich_help_panel="Inference",
         ),
     ] = "kappa-64",
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="microcanonical: adjusted microcanonical sampling; nuts: NUTS. Both sample the whole field, as unit "
-            "normal values under the prior's probability flow.",
-            rich_help_panel=_INFERENCE,
-        ),
-    ] = Engine.microcanonical,
-    num_chains: Annotated[int, typer.Option(min=1, help="Chains.", rich_help_panel=_INFERENCE)] = 4,
-    num_warmup: Annotated[int, typer.Option(min=20, help="Warm-up of each.", rich_help_panel=_INFERENCE)] = 150,
-    num_samples: Annotated[int, typer.Option(min=2, help="Draws of each chain.", rich_help_panel=_INFERENCE)] = 200,
-    flow_steps: Annotated[
-        int, typer.Option(min=1, help="Steps of the probability flow.", rich_help_panel=_INFERENCE)
-    ] = 6,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random number.", rich_help_panel=_INFERENCE)] = 0,
-    output: Annotated[Path, typer.Option(help="Folder for the results.", rich_help_panel=_OUTPUT)] = Path(
-        "runs/mass_mapping"
-    ),
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace the results of an earlier run there.", rich_help_panel=_OUTPUT),
-    ] = False,
-    go_on: Annotated[
-        bool,
-        typer.Option(
-            "--continue",
-            help="Continue the interrupted run in that folder; all other options as they were.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.", rich_help_panel=_OUTPUT)] = False,
+    engine: EngineOption = Engine.microcanonical,
+    num_chains: ChainsOption = 4,
+    num_warmup: WarmupOption = 150,
+    num_samples: SamplesOption = 200,
+    flow_steps: FlowStepsOption = 6,
+    seed: SeedOption = 0,
+    output: OutputOption = Path("runs/mass_mapping"),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Map the dark matter behind the masked, noisy shear of HST-COSMOS, with its uncertainty.
 
     The folder of results holds report.html and maps.png (pictures, verdict, how to redo the run), summary.csv,
-    verdict.txt and posterior.zarr (draws of the convergence, the Wiener reconstruction, the survey, and the truth
-    where it is known, for xarray.open_datatree).
+    verdict.txt, posterior.zarr (draws of the convergence, the Wiener reconstruction, the survey, and the truth
+    where it is known, for xarray.open_datatree) and run.json (settings, for the resume command).
 
-    Exit status: 0 converged, 3 not converged, 2 bad input, 130 interrupted (--continue goes on).
+    Exit status: 0 converged, 3 not converged, 2 bad input, 130 interrupted (what was drawn is kept and reported).
     """
-    from rich.console import Console
+    settings = {
+        "problem": "mass_mapping",
+        "simulate": simulate,
+        "prior": str(Path(prior).resolve()) if Path(prior).is_dir() else prior,
+        "engine": engine.value,
+        "num_chains": num_chains,
+        "num_warmup": num_warmup,
+        "num_samples": num_samples,
+        "flow_steps": flow_steps,
+        "seed": seed,
+    }
+    run_field(output, settings, _prepare, quiet=quiet, overwrite=overwrite)
 
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    try:
-        import jax
 
-        import bayesdiff as bd
-        from inference.study import RUNNING_STORE, clear_output, refuse_output
-        from models.mass_mapping.data import load_cosmos
-        from models.mass_mapping.model import make_model, observe_held_out
-        from models.mass_mapping.prior import kappa_scale
+def resume(output: Path, settings: dict[str, Any], quiet: bool) -> NoReturn:
+    """Continue a run from what its folder holds; ends the command like `mass_mapping`."""
+    run_field(output, settings, _prepare, quiet=quiet, resuming=True)
 
-        if go_on and not (output / RUNNING_STORE).exists():
-            raise FileNotFoundError(f"there is no interrupted run in '{output}': leave --continue out")
-        if not go_on:
-            refuse_output(output, overwrite)
-        chosen = load_prior(prior)
-        observed = observe_held_out(jax.random.fold_in(jax.random.key(seed), 1)) if simulate else load_cosmos()
-        model = make_model(chosen, observed.survey, kappa_scale(chosen), flow_steps)
-        if not go_on:
-            clear_output(output)
-        console.print(f"Shear: {observed.description}; prior: {prior}", markup=False, soft_wrap=True)
-        algorithm = (
-            bd.NUTS(num_warmup=num_warmup, dense_mass=False)
-            if engine is Engine.nuts
-            else bd.AdjustedMCLMC(num_warmup=num_warmup)
-        )
-        data = reconstruct(
+
+def _prepare(settings: dict[str, Any]) -> FieldRun:
+    import jax
+
+    from models.mass_mapping.data import load_cosmos
+    from models.mass_mapping.model import make_model, observe_held_out
+    from models.mass_mapping.prior import kappa_scale
+
+    prior, seed = load_prior(settings["prior"]), settings["seed"]
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    observed = observe_held_out(key) if settings["simulate"] else load_cosmos()
+    model = make_model(prior, observed.survey, kappa_scale(prior), settings["flow_steps"])
+
+    def sample(store: Path, progress: bool) -> xr.DataTree:
+        return reconstruct(
             observed,
-            chosen,
+            prior,
             model,
-            algorithm=algorithm,
-            num_chains=num_chains,
-            num_samples=num_samples,
+            algorithm=make_algorithm(settings),
+            num_chains=settings["num_chains"],
+            num_samples=settings["num_samples"],
             seed=seed,
-            store=output / RUNNING_STORE,
-            progress=not quiet,
+            store=store,
+            progress=progress,
         )
-    except (ValueError, OSError) as error:
-        errors.print(f"Error: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        errors.print("Interrupted. The same command with --continue goes on if a draw was made.", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
-    data.attrs.update({"command": command_line(), "prior": prior, "prior_hash": chosen.fingerprint()})
-    write_results(data, observed, output, prior)
-    judged = bd.reporting.verdict(data)
-    console.print(f"{judged.sentence}\nReport: {output / 'report.html'}", markup=False, soft_wrap=True)
-    if data.attrs["status"] != "complete":
-        console.print("The run was interrupted: the same command with --continue goes on.", markup=False)
-        raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(CONVERGED if judged.converged else NOT_CONVERGED)
+
+    def write(data: xr.DataTree, folder: Path) -> None:
+        write_results(data, observed, folder, settings["prior"])
+
+    return FieldRun(observed.description, prior.fingerprint(), sample, write)
 
 
 def load_prior(prior: str) -> bd.DiffusionModel:
@@ -202,8 +183,6 @@ def reconstruct(
     import jax
     import xarray as xr
 
-    import bayesdiff as bd
-    from inference.study import truth_group
     from models.mass_mapping.prior import kappa_scale
     from models.mass_mapping.wiener import wiener_map
 
@@ -211,34 +190,25 @@ def reconstruct(
         raise ValueError("the Wiener reconstruction needs a prior whose denoiser has a Gaussian reference")
     key_sample, key_wiener = jax.random.split(jax.random.key(seed))
     wiener = wiener_map(key_wiener, observed, prior.twin, kappa_scale(prior))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="interrupted", category=UserWarning)
-        data = bd.sample(
-            key_sample,
-            model,
-            observed.shear,
-            algorithm=algorithm,
-            num_chains=num_chains,
-            num_samples=num_samples,
-            keep=("level", "kappa"),
-            store=store,
-            progress=progress,
-        ).load()
+    data = sample_field(
+        key_sample,
+        model,
+        observed.shear,
+        algorithm=algorithm,
+        num_chains=num_chains,
+        num_samples=num_samples,
+        keep=("level", "kappa"),
+        store=store,
+        progress=progress,
+        truth=observed.truth,
+    )
     pixels = ("channel", "height", "width")
     maps = {"mean": (pixels, wiener.mean), "sd": (pixels, wiener.sd), "draws": (("index", *pixels), wiener.draws)}
     data["wiener"] = xr.DataTree(xr.Dataset(maps))
     noise = (("component", "height", "width"), observed.survey.noise_sd)
     data["survey"] = xr.DataTree(xr.Dataset({"mask": (("height", "width"), observed.survey.mask), "noise_sd": noise}))
-    if observed.truth is not None:
-        data["truth"] = truth_group(observed.truth)
-    data.attrs.update({"observation": observed.description, "wiener_residual": wiener.residual})
+    data.attrs["wiener_residual"] = wiener.residual
     return data
-
-
-def kappa_draws(data: xr.DataTree) -> Any:
-    """Draws of the convergence of all chains, (num, 1, H, W)."""
-    kappa = data["posterior"].to_dataset()["kappa"].transpose("chain", "draw", ...).values
-    return kappa.reshape(-1, *kappa.shape[2:])
 
 
 def wiener_of(data: xr.DataTree) -> WienerMap:
@@ -258,13 +228,13 @@ def write_results(data: xr.DataTree, observed: ShearMap, folder: Path, prior: st
     import bayesdiff as bd
     from bayesdiff.reporting import Picture
     from bayesdiff.reporting.style import png_bytes
-    from inference.study import save
+    from inference.folder import save
     from models.mass_mapping.data import PIXEL_ARCMIN
     from models.mass_mapping.model import LEVEL_SD, chi_square
     from models.mass_mapping.pictures import CAPTION, maps_figure
 
     save(data, folder)
-    draws = kappa_draws(data)
+    draws = field_draws(data, "kappa")
     fit = float(chi_square(draws[:: max(1, len(draws) // 50)], observed).mean())
     level = float(data["posterior"].to_dataset()["level"].mean())
     maps = maps_figure(observed, draws, wiener_of(data))

@@ -1,78 +1,26 @@
-"""What a run folder holds of the run itself, and the commands on runs: ``resume`` and ``show``.
-
-Beside its results a run folder holds ``run.json`` (the problem and its settings) and ``observation.npz`` (the mixed map
-and the truth, where it is known), written before the chains start: together with the draws and the state of the chains
-in ``draws.zarr`` they are all that it takes to continue.
-"""
+"""The commands on runs: ``resume`` and ``show``."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from inference.exits import speaking
+from inference.folder import RESULT, RUNNING_STORE, SETTINGS, read_record, read_settings
 
 if TYPE_CHECKING:
     import xarray as xr
     from rich.console import Console
 
-    from models.dust_cmb.observation import Observation
-
-SETTINGS, OBSERVATION = "run.json", "observation.npz"
-BAD_INPUT = 2
+PROBLEMS = ("dust_cmb", "mass_mapping", "masked_map")
+"""Whose runs can be resumed: ``inference.NAME`` has a function ``resume(output, settings, quiet)``."""
 _MAX_ROWS = 16
 _SCALARS = ("preparation_seconds", "compile_seconds", "warmup_seconds", "sampling_seconds")
-
-
-class Record(NamedTuple):
-    """What a run folder says of its run: the settings by name, ``problem`` among them, and the observation."""
-
-    settings: dict[str, Any]
-    observation: Observation
-
-
-def write_record(folder: Path, settings: Mapping[str, Any], observation: Observation) -> None:
-    """Write the settings and the observation; the settings last, so that a folder with settings is complete."""
-    import numpy as np
-
-    arrays: dict[str, Any] = {f"truth_{name}": np.asarray(x) for name, x in (observation.truth or {}).items()}
-    partial = folder / f"{OBSERVATION}.partial"
-    with open(partial, "wb") as file:
-        np.savez(file, y=observation.y, **arrays)
-    os.replace(partial, folder / OBSERVATION)
-    words = {"description": observation.description, "notes": list(observation.notes), "unit": observation.unit}
-    partial = folder / f"{SETTINGS}.partial"
-    partial.write_text(json.dumps({**settings, "observation": words}, indent=1))
-    os.replace(partial, folder / SETTINGS)
-
-
-def read_record(folder: Path) -> Record:
-    """The settings and the observation of a run folder.
-
-    Raises:
-        FileNotFoundError: the folder is not there, or is no run folder.
-        ValueError: a file is damaged.
-    """
-    import numpy as np
-
-    from models.dust_cmb.observation import Observation
-
-    if not (folder / SETTINGS).is_file():
-        what = f"no folder '{folder}'" if not folder.is_dir() else f"'{folder}' is no run folder: it has no {SETTINGS}"
-        raise FileNotFoundError(what)
-    try:
-        settings = json.loads((folder / SETTINGS).read_text())
-        words = settings.pop("observation")
-        with np.load(folder / OBSERVATION, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        y = arrays.pop("y")
-    except (ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{SETTINGS} or {OBSERVATION} in '{folder}' is damaged ({error})") from error
-    truth = {name.removeprefix("truth_"): x if x.ndim else float(x) for name, x in arrays.items()}
-    return Record(settings, Observation(y, truth or None, words["description"], tuple(words["notes"]), words["unit"]))
 
 
 def resume(
@@ -85,21 +33,15 @@ def resume(
     """
     from rich.console import Console
 
-    from inference.dust_cmb import resume_dust_cmb
-
-    try:
-        settings, observation = read_record(path)
-        if settings.get("problem") != "dust_cmb":
-            raise ValueError(
-                f"'{path}' is a run of {settings.get('problem')!r}, which cannot be resumed: only dust_cmb"
-            )
-        status = _stored_status(path)
-    except (ValueError, OSError) as error:
-        _refuse(error)
-    if status == "complete":
-        Console(highlight=False).print(f"The run in {path} is complete: there is nothing to resume.", markup=False)
-        return
-    resume_dust_cmb(path, settings, observation, quiet)
+    with speaking():
+        settings = read_settings(path)
+        problem = settings.get("problem")
+        if problem not in PROBLEMS:
+            raise ValueError(f"'{path}' is a run of {problem!r}, which cannot be resumed: only {', '.join(PROBLEMS)}")
+        if _stored_status(path) == "complete":
+            Console(highlight=False).print(f"The run in {path} is complete: there is nothing to resume.", markup=False)
+            return
+    import_module(f"inference.{problem}").resume(path, settings, quiet)
 
 
 def show(
@@ -109,7 +51,7 @@ def show(
     from rich.console import Console
 
     console = Console(highlight=False)
-    try:
+    with speaking():
         folder = path if (path / SETTINGS).is_file() else None
         found = _find_draws(path)
         if found is not None:
@@ -120,9 +62,7 @@ def show(
                 if not path.exists()
                 else f"'{path}' is neither a run folder nor a store of draws"
             )
-        settings = read_record(folder).settings if folder is not None else {}
-    except (ValueError, OSError) as error:
-        _refuse(error)
+        settings = _checked_settings(folder) if folder is not None else {}
     if folder is not None:
         console.print(f"Run folder {path}", markup=False, style="bold")
         _print_pairs(console, {name: value for name, value in settings.items()})
@@ -135,10 +75,14 @@ def show(
     _print_diagnostics(console, data)
 
 
+def _checked_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run folder; an observation that is damaged is said here rather than when the run goes on."""
+    settings = read_settings(folder)
+    return read_record(folder).settings if settings.get("problem") == "dust_cmb" else settings
+
+
 def _find_draws(path: Path) -> Path | None:
     """The store of draws at a path or in a run folder; the result rather than what is left of the running chains."""
-    from inference.study import RESULT, RUNNING_STORE
-
     for candidate in (path / RUNNING_STORE, path / RESULT, path):
         if (candidate / "zarr.json").is_file():
             return candidate
@@ -159,8 +103,6 @@ def _open(store: Path) -> xr.DataTree:
 
 
 def _stored_status(folder: Path) -> str:
-    from inference.study import RESULT, RUNNING_STORE
-
     if (folder / RUNNING_STORE).exists() or not (folder / RESULT).exists():
         return "interrupted"
     return str(_open(folder / RESULT).attrs.get("status"))
@@ -235,11 +177,3 @@ def _print_diagnostics(console: Console, data: xr.DataTree) -> None:
     console.print(table, markup=False)
     if len(summary) > _MAX_ROWS:
         console.print(f"... and {len(summary) - _MAX_ROWS} more", markup=False)
-
-
-def _refuse(error: Exception) -> NoReturn:
-    """Print a sentence and leave with the exit status of bad input."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(f"Error: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
-    raise typer.Exit(BAD_INPUT) from None

@@ -1,14 +1,10 @@
 """One run of a study: sample, draw the fields, judge, report, and keep everything in one folder.
 
 The folder ends with ``posterior.zarr`` (the whole DataTree), ``summary.csv``, ``verdict.txt`` and ``report.html``.
-While the chains run, draws and the chains' state are appended to ``draws.zarr``, which ``xarray.open_datatree`` reads
-at any time and from which an interrupted run continues. It is removed only once a complete ``posterior.zarr``, written
-under another name first, stands in its place.
 """
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,26 +14,13 @@ import jax
 import numpy as np
 
 import bayesdiff as bd
-from inference.runs import OBSERVATION, SETTINGS, write_record
+from inference.folder import RUNNING_STORE, clear_output, refuse_output, save, write_record
 from models.dust_cmb.observation import Observation
 
 if TYPE_CHECKING:
     import xarray as xr
 
-RUNNING_STORE, RESULT = "draws.zarr", "posterior.zarr"
-FILES = (
-    *(RUNNING_STORE, f"{RUNNING_STORE}.partial", RESULT, f"{RESULT}.part", SETTINGS, OBSERVATION),
-    *("summary.csv", "verdict.txt", "report.html", "maps.png"),
-)
 _FIELD_DIMS = ("channel", "height", "width")
-
-
-def refuse_output(output: Path, overwrite: bool) -> None:
-    """Raise OSError if the output is a file, or a folder that holds anything and may not be overwritten."""
-    if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"the output must be a folder, and {output} is a file")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise FileExistsError(f"{output} exists already and holds files: choose another --output, or give --overwrite")
 
 
 def run_study(
@@ -151,21 +134,6 @@ def truth_group(truth: Mapping[str, Any]) -> xr.DataTree:
     return xr.DataTree(xr.Dataset({name: (_FIELD_DIMS if x.ndim else (), x) for name, x in entries.items()}))
 
 
-def save(data: xr.DataTree, folder: Path) -> Path:
-    """Write the whole result; if it is complete it takes the place of what was kept while the chains ran."""
-    partial, path, running = folder / f"{RESULT}.part", folder / RESULT, folder / RUNNING_STORE
-    shutil.rmtree(partial, ignore_errors=True)
-    with warnings.catch_warnings():
-        # Zarr says that consolidated metadata are not yet in its standard; without them xarray warns at every opening.
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        data.to_zarr(partial, mode="w-", consolidated=True)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
-    if data.attrs["status"] == "complete":
-        shutil.rmtree(running, ignore_errors=True)
-    return path
-
-
 def report(
     data: xr.DataTree,
     folder: Path,
@@ -206,14 +174,3 @@ def far_from_truth(data: xr.DataTree, threshold: float = 3.0) -> tuple[str, ...]
         f"Far from the truth, in posterior standard deviations: {far}. The verdict is on the chains alone; the prior "
         "may not describe this dust.",
     )
-
-
-def clear_output(folder: Path) -> None:
-    """Make the folder, and remove from it what an earlier run wrote, and nothing else."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
 import bayesdiff as bd
+from bayesdiff.diffusion.flow import NUM_NODES, spread
 from bayesdiff.diffusion.noise import gaussian_log_density
 from bayesdiff.distributions import FlowReparam
 from bayesdiff.sampling.target import build_target
@@ -49,6 +50,33 @@ def test_twin_is_mean_plus_square_root_of_covariance():
     np.testing.assert_allclose(back, n, atol=1e-4)
     np.testing.assert_allclose(determinant, np.full(5, 0.5 * np.log(POWER).sum()), rtol=1e-5)
     np.testing.assert_allclose(density, truth, rtol=1e-4)
+
+
+def test_values_of_modes_are_the_hartley_transform_of_those_of_pixels():
+    n = jax.random.normal(KEY, (5, *EVENT))
+    of_modes, of_pixels = (bd.FlowTransform(TWIN, CONTEXT, basis=basis) for basis in ("modes", "pixels"))
+    x = of_modes(n)
+    rotated = hartley(np.asarray(n)).reshape(n.shape)
+    np.testing.assert_allclose(x, of_pixels(rotated), atol=1e-5)
+    np.testing.assert_allclose(of_modes.inv(x), n, atol=1e-4)
+    determinants = [t.log_abs_det_jacobian(v, x) for t, v in ((of_modes, n), (of_pixels, rotated))]
+    np.testing.assert_allclose(*determinants, rtol=1e-6)
+
+
+def test_steps_are_dense_where_the_field_takes_shape():
+    """White noise of unit power: the field of power P takes shape at s = P^(1/2), and nowhere else."""
+    highest, lowest, centre = 100.0, 1e-3, 2.0
+    span = jnp.linspace(jnp.log(highest), jnp.log(lowest), NUM_NODES)
+    twin = bd.GaussianDenoiser(jnp.full((4, 4), centre**2))
+    ends = np.exp(spread(twin, jnp.ones((4, 4)), span, 12))
+    assert ends[0] == pytest.approx(highest, rel=1e-4)
+    assert ends[-1] == pytest.approx(lowest, rel=1e-4)
+    lengths = -np.diff(np.log(ends))
+    assert np.all(lengths > 0)
+    middle = np.argmin(np.abs(np.log(ends / centre)))
+    assert lengths[middle] < 0.5 * np.mean(lengths)
+    # Half of the steps are equal in log s: the longest is at most twice as long as then.
+    assert lengths.max() < 2.0 * np.mean(lengths)
 
 
 @pytest.mark.slow
@@ -196,6 +224,7 @@ def test_batches_shapes_and_refusals():
         ({"num_inverse_iterations": 0}, "num_inverse_iterations"),
         ({"num_probes": 0}, "num_probes"),
         ({"divergence": "guess"}, "divergence"),
+        ({"basis": "wavelets"}, "basis"),
     ],
 )
 def test_bad_settings_are_refused(settings, name):
@@ -212,6 +241,7 @@ def test_pytree_equality_and_one_trace():
     assert transform.eq(bd.FlowTransform(TWIN, CONTEXT, 5))
     assert not transform.eq(bd.FlowTransform(TWIN, (1.3, -1.0), 5))
     assert transform != bd.FlowTransform(TWIN, CONTEXT, 6)
+    assert transform != bd.FlowTransform(TWIN, CONTEXT, 5, basis="modes")
     traces = []
 
     @jax.jit
@@ -246,7 +276,8 @@ def test_noncentred_model_under_handlers():
     trace = handlers.trace(substituted).get_trace(jnp.zeros(EVENT))
     assert trace["first"]["type"] == "deterministic"
     assert trace["second"]["type"] == "sample"
-    np.testing.assert_allclose(trace["first"]["value"], bd.FlowTransform(TWIN, CONTEXT)(n), atol=1e-6)
+    transform = bd.FlowTransform(TWIN, CONTEXT, basis="modes")
+    np.testing.assert_allclose(trace["first"]["value"], transform(n), atol=1e-6)
     direct = handlers.reparam(two_fields, config={"first": FlowReparam(num_steps=7)})
     same = handlers.trace(handlers.substitute(handlers.seed(direct, KEY), {"first_base": n})).get_trace()
     np.testing.assert_allclose(same["first"]["value"], trace["first"]["value"], atol=1e-6)
@@ -266,7 +297,7 @@ def test_noncentred_model_under_handlers():
 def test_densities_of_the_centred_and_the_noncentred_model_agree():
     y = jax.random.normal(KEY, EVENT)
     n = {name: jax.random.normal(jax.random.key(i), EVENT) for i, name in enumerate(("first", "second"))}
-    transform = bd.FlowTransform(TWIN, CONTEXT)
+    transform = bd.FlowTransform(TWIN, CONTEXT, basis="modes")
     x = {name: transform(value) for name, value in n.items()}
     offset = {"offset": jnp.asarray(0.3)}
     base = {f"{name}_base": value for name, value in n.items()}

@@ -44,3 +44,19 @@ def test_public_name_resolves(name: str) -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nuts'"):
         _ = bd.nuts  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_models_with_bounded_sites_run_where_arviz_was_imported_first() -> None:
+    program = """
+import arviz_stats, jax, bayesdiff as bd
+bd.NoisyDiffusion
+import numpyro, numpyro.distributions as dist
+
+def model(y=None):
+    rate = numpyro.sample("rate", dist.LogUniform(0.1, 10.0))
+    numpyro.sample("y", dist.Poisson(rate), obs=y)
+
+bd.sample(jax.random.key(0), model, 3, algorithm=bd.NUTS(num_warmup=20), num_samples=2, progress=False)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import bayesdiff as bd
 from bayesdiff.sampling.progress import BlockReport
-from inference import study
+from inference import folder, study
 from inference.__main__ import app
 from inference.dust_cmb import load_prior
 from models import linear_gaussian
@@ -123,7 +123,7 @@ def test_interrupted_run_keeps_and_reports_what_was_drawn(tmp_path: Path) -> Non
 
     def interrupt(report: BlockReport) -> None:
         if report.phase == "sampling" and report.step >= 20:
-            running = open_result(tmp_path / study.RUNNING_STORE)
+            running = open_result(tmp_path / folder.RUNNING_STORE)
             seen.append(report.step)
             assert running.attrs["status"] == "interrupted"
             raise KeyboardInterrupt
@@ -137,11 +137,11 @@ def test_interrupted_run_keeps_and_reports_what_was_drawn(tmp_path: Path) -> Non
         progress=False,
         callback=interrupt,
     )
-    kept = open_result(tmp_path / study.RESULT)
+    kept = open_result(tmp_path / folder.RESULT)
     assert kept.attrs["status"] == data.attrs["status"] == "interrupted"
     assert seen == [kept["posterior"].sizes["draw"]]
     assert float(kept["truth"]["H0"]) == pytest.approx(67.4)
-    assert open_result(tmp_path / study.RUNNING_STORE).attrs["status"] == "interrupted"
+    assert open_result(tmp_path / folder.RUNNING_STORE).attrs["status"] == "interrupted"
     assert "interrupted" in (tmp_path / "verdict.txt").read_text()
     assert (tmp_path / "report.html").exists()
 

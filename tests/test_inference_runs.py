@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import bayesdiff as bd
 from inference import dust_cmb
 from inference.__main__ import app
-from inference.runs import read_record
+from inference.folder import read_record
 from models import linear_gaussian
 from tests.restart_toys import Metropolis
 

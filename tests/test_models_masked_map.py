@@ -10,7 +10,8 @@ from numpyro import handlers
 from scipy.stats import multivariate_normal
 
 import bayesdiff as bd
-from models.masked_map import MaskedMap, exact_posterior, make_model, observe, scan_noise, survey_mask
+from models.masked_map.model import exact_posterior, make_model
+from models.masked_map.observation import MaskedMap, observe, scan_noise, survey_mask
 from tests.diffusion_toys import dense_covariance, red_power
 
 SIZE = 8

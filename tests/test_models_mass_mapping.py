@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -222,13 +224,24 @@ def test_run_ends_in_a_report_with_maps(sampled, monkeypatch, tmp_path):
     monkeypatch.setattr(inference.mass_mapping, "load_prior", lambda name: known_twin())
     few = sampled.map_over_datasets(lambda group: group.isel(draw=slice(0, 200)) if "draw" in group.dims else group)
     few.attrs.update(sampled.attrs)
-    monkeypatch.setattr(inference.mass_mapping, "reconstruct", lambda *args, **kwargs: few)
+    failures = [RuntimeError, KeyboardInterrupt]
+
+    def sample(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        return few
+
+    monkeypatch.setattr(inference.mass_mapping, "reconstruct", sample)
     monkeypatch.setattr(data, "load_cosmos", lambda: observation()._replace(truth=None))
     arguments = ["mass_mapping", "--quiet", "--output", str(tmp_path / "map")]
-    result = runner.invoke(app, arguments)
+    assert runner.invoke(app, arguments).exit_code == 130
+    assert not list((tmp_path / "map").iterdir())
+    assert runner.invoke(app, arguments).exit_code == 1
+    assert [path.name for path in (tmp_path / "map").iterdir()] == ["run.json"]
+    result = runner.invoke(app, ["resume", str(tmp_path / "map"), "--quiet"])
     assert result.exit_code in (0, 3), result.output
     kept = sorted(path.name for path in (tmp_path / "map").iterdir())
-    assert kept == ["maps.png", "posterior.zarr", "report.html", "summary.csv", "verdict.txt"]
+    assert kept == ["maps.png", "posterior.zarr", "report.html", "run.json", "summary.csv", "verdict.txt"]
     page = (tmp_path / "map" / "report.html").read_text(encoding="utf-8")
     assert "Mass maps" in page
     assert "No maps were drawn" not in page
@@ -238,7 +251,11 @@ def test_run_ends_in_a_report_with_maps(sampled, monkeypatch, tmp_path):
     assert stored["wiener"]["mean"].shape == (1, SIZE, SIZE)
     assert stored["survey"]["mask"].shape == (SIZE, SIZE)
     assert "holds files" in runner.invoke(app, arguments).output
-    assert "no interrupted run" in runner.invoke(app, [*arguments, "--continue"]).output
+    assert "nothing to resume" in runner.invoke(app, ["resume", str(tmp_path / "map")]).output
+    settings = json.loads((tmp_path / "map" / "run.json").read_text())
+    (tmp_path / "map" / "run.json").write_text(json.dumps(settings | {"prior_hash": "0"}))
+    shutil.rmtree(tmp_path / "map" / "posterior.zarr")
+    assert "is not the one that the run" in runner.invoke(app, ["resume", str(tmp_path / "map")]).output
 
 
 def test_prior_that_was_not_trained_is_said_so(monkeypatch):

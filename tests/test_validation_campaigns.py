@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bayesdiff.calibration import read_sbc
+from inference import exits
 from tests.sbc_toys import Conjugate, model
 from validation import campaigns
 from validation.__main__ import app
@@ -58,7 +59,7 @@ def test_wrong_posterior_is_in_the_exit_status(run):
 def test_another_campaign_in_the_folder_is_refused(run):
     run("--num", "20")
     result = run("--num", "20", "--seed", "5")
-    assert result.exit_code == campaigns.BAD_INPUT
+    assert result.exit_code == exits.BAD_INPUT
     assert "seed" in result.output
 
 

@@ -17,7 +17,9 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
-PASSED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+from inference.exits import INTERRUPTED, speaking
+
+PASSED, FAILED = 0, 1
 FOLDER = Path("runs/sbc")
 
 
@@ -71,9 +73,9 @@ def sbc(
 
     import bayesdiff as bd
 
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console = Console(highlight=False)
     folder = output or FOLDER / f"{name.value}-{engine.value}"
-    try:
+    with speaking("Interrupted before a simulation was finished."):
         problem = make_problem(name)
         study = bd.calibration.sbc(
             jax.random.key(seed),
@@ -87,12 +89,6 @@ def sbc(
             store=folder / "study.sbc",
             progress=not quiet,
         )
-    except (ValueError, OSError) as error:
-        errors.print(f"Error: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        errors.print("Interrupted before a simulation was finished.", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
     notes = (problem.about, f"python -m validation {' '.join(sys.argv[1:])}")
     page = bd.reporting.write_calibration_report(
         study, folder, title=f"Calibration of {name.value} by {type(make_engine(engine)).__name__}", notes=notes

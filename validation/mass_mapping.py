@@ -20,7 +20,8 @@ import numpy as np
 import xarray as xr
 
 import bayesdiff as bd
-from inference.mass_mapping import kappa_draws, load_prior, reconstruct, wiener_of
+from inference.mass_mapping import load_prior, reconstruct, wiener_of
+from inference.sampled_field import field_draws
 from models.mass_mapping.data import ShearMap, load_cosmos
 from models.mass_mapping.model import NUM_STEPS, chi_square, make_model, observe_held_out
 from models.mass_mapping.prior import NAME, kappa_scale
@@ -78,7 +79,7 @@ def errors(data: xr.DataTree, observed: ShearMap) -> Errors:
     if observed.truth is None:
         raise ValueError("errors need the truth, and that of this shear is not known")
     mask, truth = np.asarray(observed.survey.mask, dtype=bool), observed.truth["kappa"][0]
-    draws, wiener = kappa_draws(data), wiener_of(data)
+    draws, wiener = field_draws(data, "kappa"), wiener_of(data)
     return Errors(
         rms_error(draws.mean(axis=0)[0], truth, mask),
         rms_error(wiener.mean[0], truth, mask),
@@ -101,7 +102,7 @@ def interval_coverage(draws: np.ndarray, truth: np.ndarray, mask: np.ndarray, sh
 def figures_of(data: xr.DataTree, observed: ShearMap) -> list[Figure]:
     """The figures of one map."""
     mask = np.asarray(observed.survey.mask, dtype=bool)
-    draws, wiener = kappa_draws(data), wiener_of(data)
+    draws, wiener = field_draws(data, "kappa"), wiener_of(data)
     mean = draws.mean(axis=0)[0]
     kappa = data["posterior"]["kappa"]
     ess = min(float(arviz_stats.ess(data["posterior"][name]).min()) for name in ("kappa", "level"))

@@ -57,7 +57,7 @@ def run() -> list[Figure]:
     }
     figures = []
     for name, algorithm in algorithms.items():
-        data = bd.sample(jax.random.key(3), model, y, algorithm=algorithm, num_samples=2000, keep=("x", "s"))
+        data = bd.sample(jax.random.key(3), model, y, algorithm=algorithm, num_samples=4000, keep=("x", "s"))
         figures += _compare(name, data, exact)
     return figures
 

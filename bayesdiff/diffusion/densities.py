@@ -33,6 +33,7 @@ import numpy as np
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser, scaled_score
 from bayesdiff.diffusion.flow import integrate, reference_of, velocity, with_divergence
+from bayesdiff.diffusion.fourier import hartley
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.noise import colour
 from bayesdiff.diffusion.sums import accurate_sum
@@ -281,8 +282,7 @@ def _balanced_noise(key: jax.Array, num: int, shape: tuple[int, ...], dtype) -> 
     quantile = jnp.minimum(quantile, 1.0 - jnp.finfo(dtype).epsneg)
     sign = 1.0 - 2.0 * (bits[2] >> 31).astype(dtype)
     coefficients = sign * jnp.sqrt(2.0).astype(dtype) * jax.scipy.special.erfinv(quantile)
-    modes = jnp.fft.fft2(coefficients.reshape(num, *shape), norm="ortho")
-    return (modes.real - modes.imag).astype(dtype)
+    return hartley(coefficients.reshape(num, *shape)).astype(dtype)
 
 
 @lru_cache

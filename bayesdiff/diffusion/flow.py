@@ -11,8 +11,9 @@ Gaussian may serve as the reference: it only chooses coordinates.
 
 Two integrators serve two purposes. :func:`integrate` adapts to any solver and start and is what densities use.
 :func:`push` is the map from unit normal values to fields of the prior, by the denoiser's generator, in a few Heun steps
-from the highest noise level to the lowest: one fixed program, differentiable in both modes, whose reverse pass keeps
-only the field between steps and computes each step again. :func:`pull` inverts exactly this map, step by step.
+from the highest noise level to the lowest, short where the field takes shape: one fixed program, differentiable in both
+modes, whose reverse pass keeps only the field between steps and computes each step again. :func:`pull` inverts exactly
+this map, step by step.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from bayesdiff.diffusion.sums import accurate_sum
 
 # Schedules that reach noise level 0 are followed to where a millionth of the noise's power is left.
 LOWEST_NOISE_LEVEL = 1e-3
+NUM_NODES = 64
+"""Values of log s over which the steps of :func:`push` are laid out."""
 
 Field = Callable[[jax.Array, Any], Any]
 
@@ -93,7 +96,7 @@ def push(
         model: the diffusion.
         u: unit normal values, (C, H, W): the whitened field at the highest noise level.
         context: conditioning scalars, (num_context,).
-        num_steps: Heun steps, equal in log s, two evaluations of the denoiser each.
+        num_steps: Heun steps of two evaluations of the denoiser each, denser in log s where the field takes shape.
         reference: Gaussian whose whitened field the flow is integrated in; the model's twin by default.
 
     Returns:
@@ -185,11 +188,33 @@ def _discretise(
 ) -> tuple[GaussianDenoiser, Field | None, tuple[jax.Array, jax.Array]]:
     """Reference, vector field (None where it is at rest) and the ends (num_steps,) of the steps in log s."""
     reference = reference_of(model, reference)
+    noise_power = model.noise_power(context)
     lowest, highest = model.noise_levels()
-    levels = jnp.linspace(jnp.log(highest), jnp.log(max(lowest, LOWEST_NOISE_LEVEL)), num_steps + 1, dtype=like.dtype)
-    at_rest = isinstance(model.denoiser, GaussianDenoiser) and reference is model.denoiser
-    field = None if at_rest else velocity(generator(model.denoiser), reference, model.noise_power(context), context)
+    if isinstance(model.denoiser, GaussianDenoiser) and reference is model.denoiser:
+        return reference, None, (jnp.zeros(0), jnp.zeros(0))
+    span = jnp.linspace(jnp.log(highest), jnp.log(max(lowest, LOWEST_NOISE_LEVEL)), NUM_NODES, dtype=like.dtype)
+    levels = spread(reference, noise_power, span, num_steps)
+    field = velocity(generator(model.denoiser), reference, noise_power, context)
     return reference, field, (levels[:-1], levels[1:])
+
+
+def spread(reference: GaussianDenoiser, noise_power: jax.Array, span: jax.Array, num_steps: int) -> jax.Array:
+    """Ends of steps (num_steps + 1,) over ``span``, half equal in log s and half where the field takes shape.
+
+    What a network adds to the Wiener filter of the reference is at most of its posterior variance V, so that mode k of
+    u moves by V^(1/2) / G^(1/2) = (P s^2 S)^(1/2) / (P + s^2 S) per unit of log s or less. Modes count by their power:
+    what matters is the error of the field.
+    """
+    weight = reference.power / jnp.mean(reference.power)
+
+    def speed(tau: jax.Array) -> jax.Array:
+        levels = reference.levels(jnp.exp(tau), noise_power)
+        return jnp.sqrt(jnp.mean(weight * levels.signal * levels.noise))
+
+    speeds = jax.lax.map(speed, span)
+    speeds = speeds + jnp.mean(speeds)
+    length = jnp.concatenate([jnp.zeros(1, span.dtype), jnp.cumsum(0.5 * (speeds[1:] + speeds[:-1]))])
+    return jnp.interp(jnp.linspace(0.0, length[-1], num_steps + 1), length, span)
 
 
 def _heun(field: Field, state: Any, ends: tuple[jax.Array, jax.Array]) -> Any:

@@ -18,6 +18,15 @@ def filter_field(field: jax.Array, transfer: jax.Array) -> jax.Array:
     return jnp.fft.irfft2(modes, s=(height, width), norm="ortho").astype(field.dtype)
 
 
+def hartley(field: jax.Array) -> jax.Array:
+    """Hartley transform Re F - Im F of ``field`` (..., H, W): real, orthonormal, and its own inverse.
+
+    White noise remains white noise, while the values of a stationary field become independent of one another.
+    """
+    modes = jnp.fft.fft2(field, norm="ortho")
+    return (modes.real - modes.imag).astype(field.dtype)
+
+
 def mode_power(field: jax.Array) -> jax.Array:
     """|fft2(field)|^2 of every mode, shape (..., H, W)."""
     modes = jnp.fft.fft2(field, norm="ortho")

@@ -2,8 +2,9 @@
 
 The field's own density is replaced by that of unit normal values n, and the field is x = T(n), T the probability flow.
 The prior of n is white whatever the spectrum of x, so that NUTS, HMC and the microcanonical sampler see a well
-conditioned target wherever the data say little; under any differentiable likelihood a gradient costs one pass of the
-flow and its reverse. The change is NumPyro's own ``TransformReparam``.
+conditioned target wherever the data say little; where they say much they narrow whole Fourier modes, which is what the
+values n are of, so that a diagonal mass matrix undoes it. Under any differentiable likelihood a gradient costs one pass
+of the flow and its reverse. The change is NumPyro's own ``TransformReparam``.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ class FlowReparam(Reparam):
 
     Args:
         num_steps: steps of the flow.
+        basis: of the unit normal values, ``"modes"`` or ``"pixels"``.
         **settings: of the :class:`FlowTransform`.
     """
 
-    def __init__(self, num_steps: int = 12, **settings: Any):
-        self.num_steps, self.settings = num_steps, settings
+    def __init__(self, num_steps: int = 12, *, basis: str = "modes", **settings: Any):
+        self.num_steps, self.settings = num_steps, {"basis": basis, **settings}
 
     def fingerprint(self) -> str:
         """The settings as a string, by which a stored run knows its model again."""

@@ -94,15 +94,18 @@ class DiffusionPrior(Distribution):
         """grad_z log p_t(z) at z = x, fields (..., C, H, W), for one time t and an unbatched context."""
         return self.model.score(x, t, self.context)
 
-    def as_transformed(self, num_steps: int = 12, **settings: Any) -> TransformedDistribution:
+    def as_transformed(self, num_steps: int = 12, *, basis: str = "modes", **settings: Any) -> TransformedDistribution:
         """The prior as unit normal values under a :class:`bayesdiff.FlowTransform`, for NumPyro's ``TransformReparam``.
 
         Args:
             num_steps: steps of the flow, which fix its cost and accuracy.
+            basis: of the unit normal values, those of modes being what samplers want.
             **settings: of the :class:`bayesdiff.FlowTransform`.
         """
         base: Any = Normal(0.0, 1.0).expand(list(self.event_shape)).to_event(3)
-        return TransformedDistribution(base, FlowTransform(self.model, self.context, num_steps, **settings))
+        return TransformedDistribution(
+            base, FlowTransform(self.model, self.context, num_steps, basis=basis, **settings)
+        )
 
     def _noise_level(self) -> np.ndarray:
         """Noise level at which the density of the field is taken, a known number also under ``jit``."""

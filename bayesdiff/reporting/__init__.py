@@ -16,6 +16,7 @@ from bayesdiff.reporting.figures_calibration import (
 from bayesdiff.reporting.figures_chains import rank_figure, trace_figure
 from bayesdiff.reporting.figures_corner import corner_figure
 from bayesdiff.reporting.figures_fields import field_panels, minkowski_figure, spectra_figure
+from bayesdiff.reporting.figures_panels import Panel, panels_figure
 from bayesdiff.reporting.finding import Finding
 from bayesdiff.reporting.html_page import Picture
 from bayesdiff.reporting.page import write_report
@@ -24,6 +25,7 @@ from bayesdiff.reporting.verdict import Verdict, verdict
 
 __all__ = [
     "Finding",
+    "Panel",
     "Picture",
     "Verdict",
     "corner_figure",
@@ -31,6 +33,7 @@ __all__ = [
     "ecdf_figure",
     "field_panels",
     "minkowski_figure",
+    "panels_figure",
     "rank_figure",
     "rank_histogram_figure",
     "rich_table",

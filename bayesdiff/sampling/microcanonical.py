@@ -9,7 +9,8 @@ number of steps at random, as Hamiltonian Monte Carlo does.
 
 Lengths are in the units of Hamiltonian Monte Carlo: in d dimensions a typical momentum has length d^(1/2), so a step
 epsilon or a trajectory time T there is d^(1/2) epsilon or d^(1/2) T along the unit velocity here. The step size and the
-diagonal preconditioner come from the same window adaptation as those of NUTS.
+diagonal preconditioner come from the same window adaptation as those of NUTS, but the windows begin with the curvature
+at the start: a field observed well in a few modes would take very many steps before they have learnt that.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from blackjax.util import generate_unit_vector
 from .chains import Info, Kernel, Prepared
 from .nuts import adaptive_kernel, check_adaptation
 from .target import Density, Target
+
+_NUM_PROBES = 24
 
 
 @dataclass(frozen=True)
@@ -116,4 +119,4 @@ def microcanonical_kernel(settings: AdjustedMCLMC, density: Density) -> Kernel:
     def describe(info: Any) -> Info:
         return {"n_steps": jnp.int32(info.num_integration_steps)}
 
-    return adaptive_kernel(density, transition, vary, describe, settings)
+    return adaptive_kernel(density, transition, vary, describe, settings, curvature_probes=_NUM_PROBES)

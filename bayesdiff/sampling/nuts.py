@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from blackjax.adaptation.window_adaptation import WindowAdaptationState, base, build_schedule
 from blackjax.mcmc.hmc import HMCState
 from blackjax.mcmc.metrics import Metric, gaussian_euclidean
+from jax.flatten_util import ravel_pytree
 
 from .chains import Info, Kernel, Prepared, chain_keys
 from .start import Start
@@ -181,6 +182,7 @@ def adaptive_kernel(
     describe: Callable[[Any], Info],
     settings: Adaptation,
     in_turn: bool = False,
+    curvature_probes: int = 0,
 ) -> Kernel:
     """All chains of a Metropolis-adjusted transition under Stan's window adaptation.
 
@@ -193,6 +195,8 @@ def adaptive_kernel(
         settings: of the adaptation.
         in_turn: whether the chains of a device move one after the other, for transitions of unequal length where
             nothing is gained from moving them together; the longest would hold up the others.
+        curvature_probes: where positive, the diagonal mass matrix begins as that of the curvature of the density where
+            the chain starts, found by so many products with the Hessian.
     """
     with warnings.catch_warnings():
         # BlackJAX 1.7 deprecates `base` for its run-in-one-call warm-ups, which cannot be stopped and restarted.
@@ -202,8 +206,16 @@ def adaptive_kernel(
     schedule = jnp.asarray(build_schedule(num_warmup), dtype=jnp.int32)
 
     def init(key: jax.Array, start: Start, data: Data) -> ChainState:
-        del key, data
         adaptation = jax.vmap(lambda position: begin(position, jnp.asarray(_INITIAL_STEP_SIZE)))(start.position)
+        if curvature_probes:
+            keys = chain_keys(key, jnp.shape(start.log_density)[0])
+
+            def measure(chain: tuple[jax.Array, Position]) -> jax.Array:
+                return inverse_curvature(lambda position: density(position, data), *chain, curvature_probes)
+
+            inverse = jax.lax.map(measure, (keys, start.position))
+            learnt = adaptation.imm_state._replace(inverse_mass_matrix=inverse)
+            adaptation = adaptation._replace(imm_state=learnt, inverse_mass_matrix=inverse)
         current: Any = (start.position, start.log_density, start.gradient)
         return ChainState(HMCState(*current), adaptation)
 
@@ -258,6 +270,25 @@ def adaptive_kernel(
         return ChainState(current, adaptation), info_of_step
 
     return Kernel(init, step, lambda state: state.current.position, num_warmup, independent=True, in_turn=in_turn)
+
+
+def inverse_curvature(
+    log_density: Callable[[Position], jax.Array], key: jax.Array, position: Position, num_probes: int
+) -> jax.Array:
+    """Inverse diagonal of the Hessian of minus the log density, (size,), by Hutchinson's estimate with random signs.
+
+    Where the estimate is below 1, the curvature of a unit normal prior, that is taken: what is wider is left for the
+    adaptation to learn, since steps that are too long in one direction cost them all.
+    """
+    flat, unravel = ravel_pytree(position)
+
+    def product(key: jax.Array) -> jax.Array:
+        signs = jax.random.rademacher(key, flat.shape, flat.dtype)
+        gradient = jax.grad(lambda values: -log_density(unravel(values)))
+        return signs * jax.jvp(gradient, (flat,), (signs,))[1]
+
+    diagonal = jnp.mean(jax.lax.map(product, jax.random.split(key, num_probes)), axis=0)
+    return 1.0 / jnp.maximum(jnp.where(jnp.isfinite(diagonal), diagonal, 1.0), 1.0)
 
 
 def check_adaptation(num_warmup: int, target_acceptance: float) -> None:

@@ -24,11 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
+from numpyro.distributions import distribution
 from numpyro.infer import init_to_sample
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from . import sites as reading
 from .programs import compile_once
+
+# Where ArviZ was imported first, which loads NumPyro lazily, the package lacks this name, and NumPyro's `factor` fails.
+dist.distribution = distribution  # pyright: ignore[reportAttributeAccessIssue]
 
 Model = Callable[..., Any]
 Position = dict[str, jax.Array]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -176,8 +176,49 @@ def observe_map(
         FileNotFoundError: the file is not there.
         ValueError: the file, the map or a parameter does not fit; the message says what was expected and what was got.
     """
-    size, model_pixel = dust_model.event_shape[-1], model_pixel_arcmin(dust_model)
     _refuse_parameters(dust_model, H0, omega_b, sigma)
+    found = read_patch(path_spec, dust_model, pixel_arcmin, patch)
+    about = (
+        "CMB and instrument noise are simulated, so their truth is known. That the prior describes this dust is an "
+        "assumption."
+    )
+    return mix(
+        key,
+        found.dust,
+        dust_model,
+        H0,
+        omega_b,
+        sigma,
+        description=f"{found.description}, with simulated CMB and noise",
+        notes=(found.note, about),
+        unit=found.unit,
+    )
+
+
+class DustPatch(NamedTuple):
+    """A patch of a dust map.
+
+    Attributes:
+        dust: (1, H, W), in units of the map's standard deviation about its mean.
+        description: what it is, a phrase.
+        note: how it was made, for the reader of a report.
+        unit: what its unit is.
+    """
+
+    dust: np.ndarray
+    description: str
+    note: str
+    unit: str
+
+
+def read_patch(
+    path_spec: str | Path,
+    dust_model: bd.DiffusionModel,
+    pixel_arcmin: float | None,
+    patch: int | tuple[int, int] = 0,
+) -> DustPatch:
+    """One patch of a dust map from a file, of the size and pixels of the prior; see :func:`observe_map`."""
+    size, model_pixel = dust_model.event_shape[-1], model_pixel_arcmin(dust_model)
     found = read_map(path_spec)
     if pixel_arcmin is None and found.pixel_arcmin is None:
         raise ValueError(f"the pixel size of {found.name} is needed, and the file does not say it: give --pixel-arcmin")
@@ -193,26 +234,15 @@ def observe_map(
     rows, columns = patches.fields.shape[:2]
     dust = patches.choose(patch)
     (height, width), (new_height, new_width) = found.values.shape, patches.shape
-    notes = (
+    note = (
         f"The dust is patch {patch} of {rows * columns} disjoint ones of {found.name}, averaged from {height} x "
         f"{width} pixels of {pixel_arcmin:g} arcmin to {new_height} x {new_width} of {model_pixel:g} arcmin. The mean "
         f"of that map, {patches.mean:.4g} in its own unit, was subtracted, and its standard deviation, "
         f"{patches.sd:.4g}, is the unit here; in it this patch has mean {dust.mean():.2f} and standard deviation "
-        f"{dust.std():.2f}.",
-        "CMB and instrument noise are simulated, so their truth is known. That the prior describes this dust is an "
-        "assumption.",
+        f"{dust.std():.2f}."
     )
-    return mix(
-        key,
-        dust,
-        dust_model,
-        H0,
-        omega_b,
-        sigma,
-        description=f"dust of {found.name}, patch {patch}, with simulated CMB and noise",
-        notes=notes,
-        unit=f"{patches.sd:.4g} in the unit of {found.name}",
-    )
+    unit = f"{patches.sd:.4g} in the unit of {found.name}"
+    return DustPatch(dust, f"dust of {found.name}, patch {patch}", note, unit)
 
 
 def read_observation(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from bayesdiff.reporting.style import INK, new_figure, styled
+from bayesdiff.reporting import Panel, panels_figure
 from models.mass_mapping.data import PIXEL_ARCMIN, ShearMap
 from models.mass_mapping.wiener import WienerMap
 
@@ -18,17 +16,6 @@ CAPTION = (
 )
 
 
-class Panel(NamedTuple):
-    """One map (H, W) and how it is shown."""
-
-    title: str
-    values: np.ndarray
-    colours: str
-    limits: tuple[float, float]
-    masked: bool = False
-
-
-@styled
 def maps_figure(observed: ShearMap, draws: np.ndarray, wiener: WienerMap) -> Figure:
     """Both components of the shear, Wiener mean, posterior mean, two draws, standard deviations, signal-to-noise.
 
@@ -42,28 +29,7 @@ def maps_figure(observed: ShearMap, draws: np.ndarray, wiener: WienerMap) -> Fig
     """
     if len(draws) < 2:
         raise ValueError(f"a standard deviation takes at least 2 draws, got {len(draws)}")
-    panels = panels_of(observed, draws, wiener)
-    columns = len(panels) // 2
-    figure = new_figure(2.75 * columns, 5.3)
-    mask = np.asarray(observed.survey.mask, dtype=bool)
-    height, width = (size * PIXEL_ARCMIN / 60.0 for size in mask.shape)
-    extent = (0.0, width, 0.0, height)
-    for index, (panel, axes) in enumerate(zip(panels, figure.subplots(2, columns).ravel(), strict=True)):
-        shown = np.where(mask, panel.values, np.nan) if panel.masked else panel.values
-        low, high = panel.limits
-        image = axes.imshow(
-            shown, origin="lower", extent=extent, cmap=panel.colours, vmin=low, vmax=high, interpolation="nearest"
-        )
-        if not panel.masked and mask.any() and not mask.all():
-            axes.contour(mask, levels=[0.5], colors=INK, linewidths=0.5, extent=extent, origin="lower")
-        axes.set_title(panel.title)
-        axes.tick_params(labelleft=index % columns == 0, labelbottom=index >= columns)
-        if index % columns == 0:
-            axes.set_ylabel("degrees")
-        if index >= columns:
-            axes.set_xlabel("degrees")
-        figure.colorbar(image, ax=axes, extend="both", shrink=0.85)
-    return figure
+    return panels_figure(panels_of(observed, draws, wiener), observed.survey.mask, PIXEL_ARCMIN)
 
 
 def panels_of(observed: ShearMap, draws: np.ndarray, wiener: WienerMap) -> list[Panel]:

@@ -14,38 +14,27 @@ With a Gaussian prior the posterior of x at given (f, c) is that of a linear Gau
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
 import bayesdiff as bd
+from models.masked_map.observation import MaskedMap, check_survey
 
 LEVEL_BOUNDS = (0.05, 1.0)
 CALIBRATION_SD = 0.05
-
-
-class MaskedMap(NamedTuple):
-    """An observation, and what is known of it.
-
-    Attributes:
-        y: calibrated map, (1, H, W); zero where nothing was observed.
-        mask: 1 where a pixel was observed, else 0, (H, W).
-        relative_noise: noise of each pixel over the unknown level, (H, W).
-        truth: field, level and calibration, where they are known.
-    """
-
-    y: np.ndarray
-    mask: np.ndarray
-    relative_noise: np.ndarray
-    truth: dict[str, np.ndarray] | None = None
+NUM_STEPS = 6
+"""Steps of the flow. Their number fixes the cost of a gradient; the study measures what more would change."""
 
 
 def make_model(
-    prior: bd.DiffusionModel, mask: np.ndarray, relative_noise: np.ndarray, context: tuple[float, ...] | None = None
+    prior: bd.DiffusionModel,
+    mask: np.ndarray,
+    relative_noise: np.ndarray,
+    context: tuple[float, ...] | None = None,
+    num_steps: int = NUM_STEPS,
 ) -> Callable:
     """The NumPyro model of a masked map, with the field as a non-centred site.
 
@@ -54,6 +43,7 @@ def make_model(
         mask: 1 where a pixel was observed, else 0, (H, W).
         relative_noise: positive, (H, W).
         context: of the prior; by default the centre of its range.
+        num_steps: steps of the probability flow.
 
     Returns:
         A model with sites ``level``, ``calibration``, ``x`` (1, H, W; its unit normal values at ``x_base``) and ``y``.
@@ -61,17 +51,8 @@ def make_model(
     Raises:
         ValueError: the shapes do not fit, nothing was observed, or the relative noise is not positive.
     """
-    shape = prior.event_shape
-    mask, relative_noise = np.asarray(mask, dtype=bool), np.asarray(relative_noise, dtype=float)
-    for name, array in (("mask", mask), ("relative_noise", relative_noise)):
-        if array.shape != shape[-2:]:
-            raise ValueError(f"{name} must have the shape {shape[-2:]} of the prior's fields, got {array.shape}")
-    if not mask.any():
-        raise ValueError("the mask must leave a pixel: it is 0 everywhere")
-    if not np.all(relative_noise[mask] > 0):
-        raise ValueError("relative_noise must be positive wherever the mask is 1")
-    if context is None:
-        context = tuple(0.5 * (low + high) for low, high in prior.context_bounds or ())
+    mask, relative_noise = check_survey(mask, relative_noise, prior.event_shape[-2:])
+    context = central_context(prior) if context is None else context
     spread = jnp.where(mask, relative_noise, 1.0)
 
     def model(y=None):
@@ -81,41 +62,12 @@ def make_model(
         observed = dist.Normal(calibration * x, level * spread).mask(mask).to_event(3)
         numpyro.sample("y", observed, obs=y)
 
-    return bd.noncentred(model)
+    return bd.noncentred(model, num_steps=num_steps)
 
 
-def survey_mask(size: int, hole: float = 0.25, stars: int = 6, seed: int = 0) -> np.ndarray:
-    """A mask as surveys have: a strip at one edge, a hole in the middle and discs around stars, (size, size)."""
-    rng = np.random.default_rng(seed)
-    row, column = np.mgrid[:size, :size]
-    mask = column >= max(size // 16, 1)
-    half = hole * size / 2
-    mask &= (np.abs(row - size / 2) > half) | (np.abs(column - size / 2) > half)
-    for _ in range(stars):
-        centre, radius = rng.uniform(0, size, 2), rng.uniform(0.5, 0.5 + size / 20)
-        mask &= (row - centre[0]) ** 2 + (column - centre[1]) ** 2 > radius**2
-    return mask
-
-
-def scan_noise(size: int) -> np.ndarray:
-    """Relative noise of a scanning survey: deep in a band across the map, up to three times noisier away from it."""
-    row = (np.arange(size) - size / 2) / (size / 2)
-    return np.broadcast_to((1.0 + 2.0 * row**2)[:, None], (size, size)).copy()
-
-
-def observe(
-    key: jax.Array,
-    field: np.ndarray,
-    mask: np.ndarray,
-    relative_noise: np.ndarray,
-    level: float = 0.3,
-    calibration: float = 1.02,
-) -> MaskedMap:
-    """A masked, noisy map of a known field (1, H, W)."""
-    noise = level * relative_noise * np.asarray(jax.random.normal(key, field.shape))
-    y = np.where(mask, calibration * field + noise, 0.0).astype(np.float32)
-    truth = {"x": field, "level": np.asarray(level), "calibration": np.asarray(calibration)}
-    return MaskedMap(y, mask, relative_noise, truth)
+def central_context(prior: bd.DiffusionModel) -> tuple[float, ...]:
+    """The centre of the range of a prior's context: of the noise of its diffusion, which its field does not know."""
+    return tuple(0.5 * (low + high) for low, high in prior.context_bounds or ())
 
 
 def exact_posterior(
