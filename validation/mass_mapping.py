@@ -20,14 +20,15 @@ import numpy as np
 import xarray as xr
 
 import bayesdiff as bd
-from inference.mass_mapping import load_prior, reconstruct, wiener_of
+from inference.folder import RUNNING_STORE, clear_output
+from inference.mass_mapping import load_prior, reconstruct, wiener_of, write_results
 from inference.sampled_field import field_draws
 from models.mass_mapping.data import ShearMap, load_cosmos
 from models.mass_mapping.model import NUM_STEPS, chi_square, make_model, observe_held_out
 from models.mass_mapping.prior import NAME, kappa_scale
-from validation.figures import Figure, above, below, between
+from validation.figures import RESULTS, Figure, above, below, between
 
-NUM_WARMUP, NUM_SAMPLES = 150, 200
+NUM_WARMUP, NUM_SAMPLES = 80, 100
 MANY_STEPS = 24
 SEED = 11
 
@@ -49,15 +50,23 @@ class Errors(NamedTuple):
 
 
 def run(prior_name: str = NAME) -> list[Figure]:
-    """All figures of this study."""
+    """All figures of this study; a report with the pictures of each map is kept beside them.
+
+    A run that is killed continues where it was.
+    """
     prior = load_prior(prior_name)
     held_out, cosmos = observe_held_out(jax.random.key(SEED)), load_cosmos()
     # One model for both: the survey is the same.
     model = make_model(prior, cosmos.survey, kappa_scale(prior))
     algorithm = bd.AdjustedMCLMC(num_warmup=NUM_WARMUP)
     figures = [flow_error(prior)]
-    for name, observed in (("held-out map", held_out), ("COSMOS", cosmos)):
-        data = reconstruct(observed, prior, model, algorithm=algorithm, num_samples=NUM_SAMPLES, seed=SEED)
+    for name, observed in (("COSMOS", cosmos), ("held-out map", held_out)):
+        folder = RESULTS / "mass_mapping" / name.replace(" ", "_").lower()
+        store = folder / RUNNING_STORE
+        if not store.exists():
+            clear_output(folder)
+        data = reconstruct(observed, prior, model, algorithm=algorithm, num_samples=NUM_SAMPLES, seed=SEED, store=store)
+        write_results(data, observed, folder, prior_name)
         figures += [replace(figure, name=f"{name}: {figure.name}") for figure in figures_of(data, observed)]
     return figures
 

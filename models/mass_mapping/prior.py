@@ -7,11 +7,11 @@ network is told where the seam lies. One spectrum is enough for all windows, bec
 **There is one training map**, of 84 x 84 pixels or less than two disjoint windows of 64 x 64. Shifts by single pixels,
 the 36 positions of the coarse pixels and the symmetries of the square make many windows of it, but no new structure:
 the prior knows the peaks of this map only, its largest scales have the variance of one realisation, and it may recall
-the map instead of its law. So the network is small and the training stops where the error on the held-out map does: with
-2,500 steps the denoiser is worse than the Wiener filter there at every noise level (by 9 to 23 % between 0.1 and 10),
-draws lack up to 30 % of the power and lie nearer to training windows than other windows do. That choice was made by the
-map that the study then reconstructs. The card tells how near draws are to the nearest training window and how much
-better the denoiser is on the training map than on the held-out one.
+the map instead of its law. So the network is small and the training stops where the error on the held-out map does:
+with 2,500 steps the denoiser is worse than the Wiener filter there at every noise level (by 9 to 23 % between 0.1 and
+10), draws lack up to 30 % of the power and lie nearer to training windows than other windows do. That choice was made
+by the map that the study then reconstructs. The card tells how near draws are to the nearest training window and how
+much better the denoiser is on the training map than on the held-out one.
 """
 
 from __future__ import annotations
