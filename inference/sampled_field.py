@@ -42,6 +42,15 @@ EngineOption = Annotated[
 ChainsOption = Annotated[int, typer.Option(min=1, help="Chains.", rich_help_panel=_INFERENCE)]
 WarmupOption = Annotated[int, typer.Option(min=20, help="Warm-up of each.", rich_help_panel=_INFERENCE)]
 SamplesOption = Annotated[int, typer.Option(min=2, help="Draws of each chain.", rich_help_panel=_INFERENCE)]
+TrajectoryOption = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Mean length of a microcanonical trajectory in posterior standard deviations: longer where many values "
+        "move together, as with an unknown calibration.",
+        rich_help_panel=_INFERENCE,
+    ),
+]
 FlowStepsOption = Annotated[int, typer.Option(min=1, help="Steps of the probability flow.", rich_help_panel=_INFERENCE)]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of every random number.", rich_help_panel=_INFERENCE)]
 OutputOption = Annotated[Path, typer.Option(help="Folder for the results.", rich_help_panel=_OUTPUT)]
@@ -152,12 +161,12 @@ def sample_field(
 
 
 def make_algorithm(settings: Mapping[str, Any]) -> Any:
-    """The sampler of the settings ``engine`` and ``num_warmup``."""
+    """The sampler of the settings ``engine``, ``num_warmup`` and ``trajectory_length``."""
     import bayesdiff as bd
 
     if Engine(settings["engine"]) is Engine.nuts:
         return bd.NUTS(num_warmup=settings["num_warmup"], dense_mass=False)
-    return bd.AdjustedMCLMC(num_warmup=settings["num_warmup"])
+    return bd.AdjustedMCLMC(num_warmup=settings["num_warmup"], trajectory_length=settings["trajectory_length"])
 
 
 def field_draws(data: xr.DataTree, name: str) -> Any:

@@ -114,7 +114,7 @@ def test_one_compilation_for_all_blocks():
     assert many.traces == few.traces
 
 
-@pytest.mark.parametrize(("values", "expected"), [(1, 1000), (2**12, 256), (2**20, 50)])
+@pytest.mark.parametrize(("values", "expected"), [(1, 10_000), (2**12, 256), (2**20, 50)])
 def test_blocks_are_as_long_as_their_positions_allow(values, expected):
     positions = {"x": jax.ShapeDtypeStruct((4, values // 4 or 1), jnp.float32)}
     assert block_length(positions) == expected
@@ -137,15 +137,15 @@ def test_new_data_do_not_compile_again():
 def test_interrupted_run_keeps_its_draws(tmp_path):
     store = tmp_path / "run.zarr"
     with pytest.warns(UserWarning, match="interrupted: kept"):
-        tree = run(num_samples=3000, store=store, callback=stop_after(40))
+        tree = run(num_samples=30_000, store=store, callback=stop_after(40))
     assert tree.attrs["status"] == "interrupted"
     drawn = tree["posterior"].sizes["draw"]
-    assert 40 <= drawn < 3000
+    assert 40 <= drawn < 30_000
     with xr.open_datatree(store, engine="zarr", consolidated=False) as stored:
         assert stored.attrs["status"] == "interrupted"
         xr.testing.assert_equal(stored["posterior"].to_dataset().load(), tree["posterior"].to_dataset())
         xr.testing.assert_equal(stored["sample_stats"].to_dataset().load(), tree["sample_stats"].to_dataset())
-    complete = run(num_samples=3000)["posterior"].to_dataset()["mean"]
+    complete = run(num_samples=30_000)["posterior"].to_dataset()["mean"]
     np.testing.assert_array_equal(tree["posterior"]["mean"], complete[:, :drawn])
 
 
@@ -171,7 +171,7 @@ def test_store_is_readable_after_every_block_and_complete_at_the_end(tmp_path, m
             with xr.open_datatree(store, engine="zarr", consolidated=False) as stored:
                 lengths.append((stored["posterior"].sizes["draw"], report.step))
 
-    tree = run(num_samples=2300, store=store, callback=callback)
+    tree = run(num_samples=23_000, store=store, callback=callback)
     assert len(lengths) > 2
     assert all(stored == drawn for stored, drawn in lengths)
     with xr.open_datatree(store, engine="zarr", consolidated=False) as stored:

@@ -32,7 +32,8 @@ from .chains import Info, Kernel, Prepared
 from .nuts import adaptive_kernel, check_adaptation
 from .target import Density, Target
 
-_NUM_PROBES = 24
+_NUM_PROBES = 16
+_LONGEST_WARMUP = 32
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class AdjustedMCLMC:
         target_acceptance: acceptance rate that the step size is adapted to, in (0, 1).
         trajectory_length: mean length of a trajectory in posterior standard deviations (after the preconditioner).
             Lengths are uniform between nothing and twice the mean.
-        max_integration_steps: upper limit on the steps of an iteration, two gradients each.
+        max_integration_steps: upper limit on the steps of an iteration, two gradients each; at most 32 in the
+            warm-up.
 
     Raises:
         ValueError: for settings outside these ranges; at the start of a run for a model of a single unconstrained
@@ -94,10 +96,11 @@ def microcanonical_kernel(settings: AdjustedMCLMC, density: Density) -> Kernel:
         step_size: jax.Array,
         inverse_mass_matrix: jax.Array,
         length_key: jax.Array,
+        longest: jax.Array,
     ) -> tuple[HMCState, Any]:
         # The mean number is known at the end of the warm-up, so it does not depend on where a chain is.
         num_steps: Any = draw_num_steps(length_key, jnp.maximum(settings.trajectory_length / step_size, 1.0))
-        num_steps = jnp.minimum(num_steps, settings.max_integration_steps)
+        num_steps = jnp.minimum(num_steps, longest)
         integrate = isokinetic_mclachlan(log_density, inverse_mass_matrix)
         propose = adjusted_mclmc_proposal(
             # A velocity that is drawn anew at every iteration needs no refreshment on the way.
@@ -113,8 +116,11 @@ def microcanonical_kernel(settings: AdjustedMCLMC, density: Density) -> Kernel:
         reached: Any = (new.position, new.logdensity, new.logdensity_grad)
         return HMCState(*reached), info
 
-    def vary(key: jax.Array) -> dict[str, Any]:
-        return {"length_key": key}
+    def vary(key: jax.Array, warming: jax.Array) -> dict[str, Any]:
+        # The step size is far too small for a while, and trajectories of full length would cost the most where they
+        # are worth the least.
+        most = settings.max_integration_steps
+        return {"length_key": key, "longest": jnp.where(warming, min(_LONGEST_WARMUP, most), most)}
 
     def describe(info: Any) -> Info:
         return {"n_steps": jnp.int32(info.num_integration_steps)}

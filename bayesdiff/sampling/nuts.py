@@ -127,8 +127,8 @@ def nuts_kernel(settings: NUTS, density: Density) -> Kernel:
     """NUTS kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
     transition = _euclidean(partial(blackjax.nuts.build_kernel(), max_num_doublings=settings.max_tree_depth))
 
-    def vary(key: jax.Array) -> dict[str, Any]:
-        del key
+    def vary(key: jax.Array, warming: jax.Array) -> dict[str, Any]:
+        del key, warming
         return {}
 
     def describe(info: Any) -> Info:
@@ -142,7 +142,8 @@ def nuts_kernel(settings: NUTS, density: Density) -> Kernel:
 def hmc_kernel(settings: HMC, density: Density) -> Kernel:
     """HMC kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
 
-    def vary(key: jax.Array) -> dict[str, Any]:
+    def vary(key: jax.Array, warming: jax.Array) -> dict[str, Any]:
+        del warming
         return {"num_integration_steps": jax.random.randint(key, (), 1, settings.num_integration_steps + 1)}
 
     def describe(info: Any) -> Info:
@@ -178,7 +179,7 @@ def _euclidean(transition: Callable[..., Any]) -> Callable[..., Any]:
 def adaptive_kernel(
     density: Density,
     transition: Callable[..., Any],
-    vary: Callable[[jax.Array], dict[str, Any]],
+    vary: Callable[[jax.Array, jax.Array], dict[str, Any]],
     describe: Callable[[Any], Info],
     settings: Adaptation,
     in_turn: bool = False,
@@ -190,7 +191,7 @@ def adaptive_kernel(
         density: log density ``(position, data)``.
         transition: ``(key, HMCState, log_density, step_size=, inverse_mass_matrix=, **varied) -> (HMCState, info)`` of
             one chain; ``info`` has ``acceptance_rate`` and ``is_divergent``.
-        vary: from the key of an iteration, what all chains share in it.
+        vary: from the key of an iteration, and whether it is of the warm-up, what all chains share in it.
         describe: statistics of one chain from its ``info``, beyond those of every such kernel.
         settings: of the adaptation.
         in_turn: whether the chains of a device move one after the other, for transitions of unequal length where
@@ -234,7 +235,7 @@ def adaptive_kernel(
             return density(position, data)
 
         # Drawn once for all chains, which run in lockstep anyway.
-        varied = vary(jax.random.fold_in(key, _NO_CHAIN))
+        varied = vary(jax.random.fold_in(key, _NO_CHAIN), index < num_warmup)
 
         def move(key: jax.Array, state: ChainState) -> tuple[HMCState, Any]:
             tuning = state.adaptation

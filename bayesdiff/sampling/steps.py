@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .chains import Info, Kernel, Prepared, State
 
 # Iterations per call of the program: few enough for their positions to fit, many enough that the call does not count.
-_FEWEST, _MOST, _BLOCK_BYTES = 50, 1000, 2**22
+_FEWEST, _MOST, _BLOCK_BYTES = 50, 10_000, 2**22
 
 
 class Programs(NamedTuple):
