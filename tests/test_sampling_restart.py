@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,12 +147,15 @@ def test_a_kill_at_any_moment_of_any_commit_loses_nothing(
 ) -> None:
     """The store is copied before and after every file that is put in place; every copy reads and continues."""
     path, copies = tmp_path / "run.zarr", []
+    alone = threading.Lock()
 
     def snapshot() -> None:
-        if path.exists():
-            copies.append(tmp_path / f"copy_{len(copies)}.zarr")
-            # Files on their way vanish while they are copied.
-            shutil.copytree(path, copies[-1], ignore=shutil.ignore_patterns("*.partial"))
+        # Zarr writes from several threads.
+        with alone:
+            if path.exists():
+                copies.append(tmp_path / f"copy_{len(copies)}.zarr")
+                # Files on their way vanish while they are copied.
+                shutil.copytree(path, copies[-1], ignore=shutil.ignore_patterns("*.partial"))
 
     def watched(move):
         def moved(source, target):
