@@ -138,6 +138,11 @@ def _on_the_prior() -> list[Figure]:
             error = float(np.hypot(row.error, rows[finest.name].error)[worst])
             figures.append(Figure(f"{name}: largest disagreement with the finest flow [nat]", float(gap[worst])))
             figures.append(Figure(f"{name}: standard error of that", error, detail=True))
+    figures += [
+        Figure(f"{setting.name}: seconds of a gradient over those of a value", seconds[1] / seconds[0])
+        for setting in (bound, finest)
+        for seconds in [rows[setting.name].seconds]
+    ]
     ratio = float(rows[bound.name].scatter.max() / rows[plain.name].scatter.max())
     return [*figures, below("scatter of a difference, with the twin over without", ratio, 1.0)]
 
