@@ -192,18 +192,13 @@ def _run(
     """Sample, report, and leave with the exit status of the run."""
     from rich.console import Console
 
-    from inference.folder import RUNNING_STORE
+    from inference.folder import interruption
     from inference.study import run_study
     from models.dust_cmb.model import PRIOR_BOUNDS, make_model
     from models.dust_cmb.observation import model_pixel_arcmin
 
-    def interrupted() -> str:
-        if (output / RUNNING_STORE).exists():
-            return f"Interrupted: the chains so far are kept; to continue: python -m inference resume {output}."
-        return "Interrupted: before the first draw there is nothing to keep."
-
     console = Console(highlight=False)
-    with speaking(interrupted, bad=(FileExistsError, BlockingIOError)):
+    with speaking(lambda: interruption(output), bad=(FileExistsError, BlockingIOError)):
         data = run_study(
             observation,
             make_model(dust),

@@ -64,6 +64,13 @@ def save(data: xr.DataTree, folder: Path) -> Path:
     return path
 
 
+def interruption(folder: Path) -> str:
+    """What is said when a run is interrupted: how to go on, where anything was kept."""
+    if (folder / RUNNING_STORE).exists():
+        return f"Interrupted: the chains so far are kept; to continue: python -m inference resume {folder}."
+    return "Interrupted: before the first draw there is nothing to keep."
+
+
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run, ``problem`` among them."""
     partial = folder / f"{SETTINGS}.partial"

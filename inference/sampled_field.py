@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 
 from inference.exits import CONVERGED, INTERRUPTED, NOT_CONVERGED, command_line, speaking
-from inference.folder import RUNNING_STORE, clear_output, refuse_output, write_settings
+from inference.folder import RUNNING_STORE, clear_output, interruption, refuse_output, write_settings
 
 if TYPE_CHECKING:
     import jax
@@ -91,11 +91,10 @@ def run_field(
     import bayesdiff as bd
 
     def interrupted() -> str:
-        if (output / RUNNING_STORE).exists():
-            return f"Interrupted: the chains so far are kept; to continue: python -m inference resume {output}."
-        if begun:
+        words = interruption(output)
+        if begun and not (output / RUNNING_STORE).exists():
             clear_output(output)
-        return "Interrupted: before the first draw there is nothing to keep."
+        return words
 
     begun = False
     console = Console(highlight=False)
