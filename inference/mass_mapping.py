@@ -51,8 +51,8 @@ def mass_mapping(
         str,
         typer.Option(
             metavar="NAME | twin | PATH",
-            help="Convergence prior: the trained one by name, 'twin' (the Gaussian field of the same power, no "
-            "network), or the folder of a saved model.",
+            help="Convergence prior: the trained one by name, 'twin' (a lognormal field, no network), or the folder of "
+            "a saved model.",
             rich_help_panel="Inference",
         ),
     ] = "kappa-64",
@@ -100,17 +100,19 @@ def _prepare(settings: dict[str, Any]) -> FieldRun:
 
     from models.mass_mapping.data import load_cosmos
     from models.mass_mapping.model import make_model, observe_held_out
-    from models.mass_mapping.prior import kappa_scale
+    from models.mass_mapping.prior import convergence_scale, gaussian_convergence
 
     prior, seed = load_prior(settings["prior"]), settings["seed"]
     key = jax.random.fold_in(jax.random.key(seed), 1)
     observed = observe_held_out(key) if settings["simulate"] else load_cosmos()
-    model = make_model(prior, observed.survey, kappa_scale(prior), settings["flow_steps"])
+    to_convergence = convergence_scale(prior).convergence
+    model = make_model(prior, observed.survey, to_convergence, settings["flow_steps"])
+    gaussian = gaussian_convergence()
 
     def sample(store: Path, progress: bool) -> xr.DataTree:
         return reconstruct(
             observed,
-            prior,
+            gaussian,
             model,
             algorithm=make_algorithm(settings),
             num_chains=settings["num_chains"],
@@ -134,7 +136,7 @@ def load_prior(prior: str) -> bd.DiffusionModel:
         ValueError: the model is damaged or is no convergence prior.
     """
     import bayesdiff as bd
-    from models.mass_mapping.prior import NAME, kappa_scale, twin_prior
+    from models.mass_mapping.prior import NAME, convergence_scale, twin_prior
 
     if prior == "twin":
         return twin_prior()
@@ -142,18 +144,18 @@ def load_prior(prior: str) -> bd.DiffusionModel:
     if prior == NAME and NAME not in known:
         raise FileNotFoundError(
             f"the prior '{NAME}' has not been trained yet: run 'python -m models train mass_mapping' (minutes on two "
-            "cores), or give --prior twin, the Gaussian field of the same power, which needs no training"
+            "cores), or give --prior twin, a lognormal field, which needs no training"
         )
     if prior not in known and not Path(prior).is_dir():
         raise FileNotFoundError(f"--prior must be {NAME}, twin or the folder of a saved model, got {prior!r}")
     model = bd.load_pretrained(prior) if prior in known else bd.load_model(prior)
-    kappa_scale(model)
+    convergence_scale(model)
     return model
 
 
 def reconstruct(
     observed: ShearMap,
-    prior: bd.DiffusionModel,
+    gaussian: bd.GaussianDenoiser,
     model: Callable[..., Any],
     *,
     algorithm: Any,
@@ -167,7 +169,7 @@ def reconstruct(
 
     Args:
         observed: shear, mask and noise.
-        prior: prior of the convergence, whose twin is that of the Wiener reconstruction.
+        gaussian: power and mean of the convergence, for the Wiener reconstruction.
         model: of :func:`models.mass_mapping.model.make_model`; the same object for many shears compiles once.
         algorithm: sampler.
         num_chains: chains.
@@ -179,20 +181,14 @@ def reconstruct(
     Returns:
         DataTree with ``posterior`` (``level`` and ``kappa``), ``sample_stats``, ``observed_data``, ``survey``,
         ``wiener`` (``mean``, ``sd`` and ``draws`` at the noise level 1), and ``truth`` where it is known.
-
-    Raises:
-        ValueError: the prior has no Gaussian twin.
     """
     import jax
     import xarray as xr
 
-    from models.mass_mapping.prior import kappa_scale
     from models.mass_mapping.wiener import wiener_map
 
-    if prior.twin is None:
-        raise ValueError("the Wiener reconstruction needs a prior whose denoiser has a Gaussian reference")
     key_sample, key_wiener = jax.random.split(jax.random.key(seed))
-    wiener = wiener_map(key_wiener, observed, prior.twin, kappa_scale(prior))
+    wiener = wiener_map(key_wiener, observed, gaussian)
     data = sample_field(
         key_sample,
         model,
@@ -260,7 +256,7 @@ def write_results(data: xr.DataTree, observed: ShearMap, folder: Path, prior: st
 def notes(prior: str) -> tuple[str, ...]:
     """What a reader of the map has to know of it."""
     of_prior = (
-        "The prior is a Gaussian field: the posterior mean is the Wiener reconstruction, but for the noise level."
+        "The prior is a lognormal field with the mean and power of the logarithm of a single simulated map."
         if prior == "twin"
         else "The prior was trained on a single simulated map, of one cosmology and one source redshift; it may recall "
         "that map, see the distances to the nearest training window in its card."

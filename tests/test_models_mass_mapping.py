@@ -40,7 +40,18 @@ def twin() -> bd.DiffusionModel:
 
 def known_twin() -> bd.DiffusionModel:
     """With what a published prior's card says of it."""
-    return replace(twin(), card=Card({"kappa_sd": KAPPA_SD, "pixel_arcmin": data.PIXEL_ARCMIN}))
+    scale = data.LogConvergence(0.045, 0.0, 0.4)
+    return replace(twin(), card=Card({"log_convergence": scale._asdict(), "pixel_arcmin": data.PIXEL_ARCMIN}))
+
+
+def linear(x: jax.Array) -> jax.Array:
+    """A scale of convergence with which the posterior is Gaussian, known in closed form."""
+    return KAPPA_SD * x
+
+
+def gaussian() -> bd.GaussianDenoiser:
+    """The field of convergence of `twin` and `linear`."""
+    return bd.GaussianDenoiser(jnp.asarray(KAPPA_SD**2 * red_power(SIZE)), KAPPA_SD * MEAN)
 
 
 def survey() -> Survey:
@@ -114,14 +125,21 @@ def test_simulated_maps_are_standardised_and_apart(data_dir):
     assert maps.held_out.shape == (1, 1, 75, 75)
     assert abs(maps.training.mean()) < 1e-4
     assert maps.training.std() == pytest.approx(1.0, abs=1e-4)
-    assert 0.01 < maps.sd < 0.03
+    assert abs(np.mean(maps.training**3)) < 0.3
+    kappa = np.asarray(maps.scale.convergence(maps.training))
+    assert 0.01 < kappa.std() < 0.03
+    assert np.mean(((kappa - kappa.mean()) / kappa.std()) ** 3) > 2.0
+    np.testing.assert_allclose(maps.scale.field(kappa), maps.training, atol=1e-4)
+    power = np.asarray(prior.gaussian_convergence(maps).power)
+    # Windows lack what varies over the whole map.
+    assert 0.7 < power.mean() / kappa.var() < 1.1
     with pytest.raises(FileNotFoundError):
         data_folder("none.npz")
 
 
 def test_matrices_are_those_of_the_operator(x64):
     observed = observation()
-    mean, covariance, log_density = dense_posterior(observed, twin().denoiser, KAPPA_SD, 1.1)
+    mean, covariance, log_density = dense_posterior(observed, gaussian(), 1.1)
     signal = KAPPA_SD**2 * dense_covariance(red_power(SIZE))
     basis = np.eye(SIZE**2).reshape(-1, 1, SIZE, SIZE)
     seen = np.tile(observed.survey.mask.ravel(), 2)
@@ -137,9 +155,9 @@ def test_matrices_are_those_of_the_operator(x64):
 
 
 def test_conjugate_gradients_against_matrices():
-    observed, gaussian = observation(), twin().denoiser
-    mean, covariance, _ = dense_posterior(observed, gaussian, KAPPA_SD, 1.1)
-    wiener = wiener_map(jax.random.key(0), observed, gaussian, KAPPA_SD, 1.1, num_draws=4000)
+    observed = observation()
+    mean, covariance, _ = dense_posterior(observed, gaussian(), 1.1)
+    wiener = wiener_map(jax.random.key(0), observed, gaussian(), 1.1, num_draws=4000)
     sd = np.sqrt(np.diag(covariance))
     assert wiener.residual < 1e-4
     np.testing.assert_allclose(wiener.mean.ravel(), mean, atol=1e-3 * sd.min())
@@ -154,7 +172,7 @@ def test_conjugate_gradients_against_matrices():
 
 def test_density_counts_seen_pixels_only(x64):
     observed = observation()
-    model = make_model(twin(), observed.survey, KAPPA_SD)
+    model = make_model(twin(), observed.survey, linear)
     trace = handlers.trace(handlers.seed(model, jax.random.key(5))).get_trace(jnp.asarray(observed.shear))
     assert {"level", "x", "x_base", "kappa", "shear"} <= set(trace)
     kappa, level = np.asarray(trace["kappa"]["value"]), float(trace["level"]["value"])
@@ -178,14 +196,14 @@ def sampled() -> xr.DataTree:
     """The twin, sampled, with its Wiener reconstruction."""
     algorithm = bd.AdjustedMCLMC(num_warmup=300)
     observed = observation()
-    model = make_model(known_twin(), observed.survey, KAPPA_SD)
-    return reconstruct(observed, known_twin(), model, algorithm=algorithm, num_samples=1000, progress=False)
+    model = make_model(known_twin(), observed.survey, linear)
+    return reconstruct(observed, gaussian(), model, algorithm=algorithm, num_samples=1000, progress=False)
 
 
 def test_sampled_twin_has_the_exact_posterior(sampled):
     observed = observation()
     levels = np.exp(np.linspace(-4 * LEVEL_SD, 4 * LEVEL_SD, 41))
-    exact = [dense_posterior(observed, twin().denoiser, KAPPA_SD, level) for level in levels]
+    exact = [dense_posterior(observed, gaussian(), level) for level in levels]
     log_weight = np.array([log_density for *_, log_density in exact]) - 0.5 * (np.log(levels) / LEVEL_SD) ** 2
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
@@ -269,17 +287,15 @@ def test_prior_that_was_not_trained_is_said_so(monkeypatch):
 def test_bad_input_is_refused():
     good = survey()
     with pytest.raises(ValueError, match=r"mask must have shape \(8, 8\), got \(4, 4\)"):
-        make_model(twin(), good._replace(mask=np.ones((4, 4))), KAPPA_SD)
+        make_model(twin(), good._replace(mask=np.ones((4, 4))), linear)
     with pytest.raises(ValueError, match=r"noise_sd must have shape \(2, 8, 8\)"):
-        make_model(twin(), good._replace(noise_sd=good.noise_sd[0]), KAPPA_SD)
+        make_model(twin(), good._replace(noise_sd=good.noise_sd[0]), linear)
     with pytest.raises(ValueError, match="0 everywhere"):
-        make_model(twin(), good._replace(mask=0 * good.mask), KAPPA_SD)
+        make_model(twin(), good._replace(mask=0 * good.mask), linear)
     with pytest.raises(ValueError, match=r"noise_sd must be positive.*got -0.* and \d+ such values"):
-        make_model(twin(), good._replace(noise_sd=-good.noise_sd), KAPPA_SD)
-    with pytest.raises(ValueError, match="kappa_sd must be positive, got -1"):
-        make_model(twin(), good, -1.0)
+        make_model(twin(), good._replace(noise_sd=-good.noise_sd), linear)
     with pytest.raises(ValueError, match="one channel and no context"):
-        make_model(replace(twin(), context_names=("z",)), good, KAPPA_SD)
+        make_model(replace(twin(), context_names=("z",)), good, linear)
     with pytest.raises(ValueError, match="factor must divide"):
         average_shear(np.zeros((2, SIZE, SIZE)), good.noise_sd, good.mask, 3)
     with pytest.raises(ValueError, match="shear must be finite"):
@@ -287,9 +303,11 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="must cover"):
         observe(jax.random.key(0), np.zeros((1, 6, 9)), good)
     with pytest.raises(ValueError, match="num_draws must be at least 2"):
-        wiener_map(jax.random.key(0), observation(), twin().denoiser, KAPPA_SD, num_draws=1)
-    with pytest.raises(ValueError, match="kappa_sd in its card"):
-        prior.kappa_scale(twin())
+        wiener_map(jax.random.key(0), observation(), gaussian(), num_draws=1)
+    with pytest.raises(ValueError, match="log_convergence in its card"):
+        prior.convergence_scale(twin())
+    with pytest.raises(ValueError, match=r"must be above -0.045, got -0.05"):
+        data.LogConvergence(0.045, 0.0, 0.4).field(np.array([0.1, -0.05]))
 
 
 def test_prior_of_one_map_and_its_statistics():
@@ -297,13 +315,15 @@ def test_prior_of_one_map_and_its_statistics():
     rng = np.random.default_rng(0)
     modes = np.fft.fft2(rng.normal(size=(1, 66, 66))) * np.sqrt(red_power(66))
     smooth = np.fft.ifft2(modes).real.astype(np.float32)
-    maps = data.Convergence(np.broadcast_to(smooth, (36, 1, 66, 66)), smooth[None, :, ::-1], 0.0, 0.02)
+    maps = data.Convergence(
+        np.broadcast_to(smooth, (36, 1, 66, 66)), smooth[None, :, ::-1], data.LogConvergence(0.045, 0.0, 0.4)
+    )
     copies = np.broadcast_to(smooth[:, :64, :64], (4, 1, 64, 64))
     statistics = quality.compare_draws(copies, maps)
     assert statistics["nearest_window_draws"] < 1e-2
     assert statistics["sd_ratio"] == pytest.approx(1.0, abs=0.1)
     model = prior.make_prior(bd.GaussianDenoiser(jnp.asarray(red_power(64))), maps)
     assert model.event_shape == (1, 64, 64)
-    assert prior.kappa_scale(model) == 0.02
+    assert prior.convergence_scale(model) == maps.scale
     table = quality.denoising_table(model, maps, num=2)
     assert table["training"] == table["held_out"] == [1.0] * len(quality.NOISE_LEVELS)

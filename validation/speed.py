@@ -32,7 +32,7 @@ from models.linear_gaussian import make_twin
 from validation.figures import Figure, above, below
 from validation.noncentred import CONTEXT, SIZE, TRUE_NOISE_LEVEL, masked_model, random_mask
 
-NUM_CHAINS, NUM_REPEATS = 4, 3
+NUM_CHAINS = 4
 IN_TURN = jax.default_backend() == "cpu"
 STATISTICS = ("acceptance_rate", "is_divergent", "energy", "num_integration_steps")
 
@@ -47,6 +47,7 @@ class Problem(NamedTuple):
         num_warmup: iterations of adaptation.
         num_samples: draws of each chain.
         dense_mass: whether the mass matrix is dense.
+        num_repeats: runs of each engine, of which the median counts.
     """
 
     model: Callable[..., None]
@@ -55,6 +56,7 @@ class Problem(NamedTuple):
     num_warmup: int
     num_samples: int
     dense_mass: bool
+    num_repeats: int
 
 
 class Run(NamedTuple):
@@ -88,7 +90,7 @@ def eight_schools() -> Problem:
         unit = numpyro.sample("unit", dist.Normal(0.0, 1.0).expand((8,)).to_event(1))
         numpyro.sample("y", dist.Normal(mu + tau * unit, sigma).to_event(1), obs=y)
 
-    return Problem(model, y, ("mu", "tau", "unit"), 1000, 5000, False)
+    return Problem(model, y, ("mu", "tau", "unit"), 1000, 5000, False, 21)
 
 
 def field() -> Problem:
@@ -98,7 +100,7 @@ def field() -> Problem:
     prior = bd.DiffusionPrior(twin, CONTEXT)
     x = prior.sample(jax.random.key(1)).reshape(-1)[np.flatnonzero(observed)]
     y = x + TRUE_NOISE_LEVEL * jax.random.normal(jax.random.key(2), x.shape)
-    return Problem(bd.noncentred(masked_model(prior, observed)), y, ("x_base", "s"), 300, 500, False)
+    return Problem(bd.noncentred(masked_model(prior, observed)), y, ("x_base", "s"), 300, 500, False, 15)
 
 
 def _against_numpyro(name: str, problem: Problem) -> list[Figure]:
@@ -108,7 +110,7 @@ def _against_numpyro(name: str, problem: Problem) -> list[Figure]:
         "NumPyro, sequential": _theirs(problem, False),
     }
     runs: dict[str, list[Run]] = {engine: [] for engine in engines}
-    for repeat in range(NUM_REPEATS):
+    for repeat in range(problem.num_repeats):
         for engine, call in engines.items():
             runs[engine].append(call(repeat))
     table = Table("engine", "smallest ESS", "warm-up [s]", "sampling [s]", "compiling [s]", title=name)
@@ -190,7 +192,7 @@ def _against_blackjax(problem: Problem) -> float:
     bare = _bare_loop(problem)
     bare(0)
     ratios = []
-    for repeat in range(1, NUM_REPEATS + 1):
+    for repeat in range(1, problem.num_repeats + 1):
         algorithm = bd.NUTS(num_warmup=problem.num_warmup, dense_mass=problem.dense_mass)
         options: Any = {"num_samples": problem.num_samples, "progress": False, "keep": problem.sites}
         data = bd.sample(jax.random.key(repeat), problem.model, problem.y, algorithm=algorithm, **options)

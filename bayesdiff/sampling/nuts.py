@@ -157,8 +157,11 @@ def guarded_metric(inverse_mass_matrix: jax.Array) -> Metric:
 
     A step that is far too large leaves a momentum whose quadratic form overflows in float32, with a dense matrix to
     minus infinity as readily as to plus; BlackJAX would take that for a wonderful proposal and the chain would be lost.
+    A diagonal matrix adds up what is positive and needs no guard.
     """
     metric = gaussian_euclidean(inverse_mass_matrix)
+    if jnp.ndim(inverse_mass_matrix) < 2:
+        return metric
 
     def kinetic_energy(momentum: Any, position: Any = None) -> jax.Array:
         energy = jnp.asarray(metric.kinetic_energy(momentum, position=position))

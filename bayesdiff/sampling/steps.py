@@ -149,15 +149,17 @@ def _steps(
     kernel: Kernel, rows: int, key: jax.Array, first: jax.Array, num: jax.Array, state: State, data: Data
 ) -> tuple[State, Position, Info]:
     step = jax.jit(kernel.step)
+    # Made at once, they cost next to nothing; made one by one, a few per cent of a small model's step.
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(rows))
 
     def advance(row: jax.Array, carry: tuple[State, tuple[Position, Info]]) -> tuple[State, tuple[Position, Info]]:
         state, filled = carry
-        new, info = step(jax.random.fold_in(key, first + row), first + row, state, data)
+        new, info = step(keys[row], first + row, state, data)
         new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
         filled = jax.tree.map(lambda all_rows, x: all_rows.at[row].set(x), filled, (kernel.position(new), info))
         return new, filled
 
-    _, info = jax.eval_shape(step, jax.random.fold_in(key, first), first, state, data)
+    _, info = jax.eval_shape(step, keys[0], first, state, data)
     empty = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), (kernel.position(state), info))
     state, (position, info) = jax.lax.fori_loop(0, num, advance, (state, empty))
     return state, position, info

@@ -19,8 +19,9 @@ The highest peak of the E mode is positive, 5 standard deviations, and the lowes
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from bayesdiff.fields.patches import regrid
@@ -30,23 +31,52 @@ PATCH_SIZE = 64
 PIXEL_ARCMIN = 1.74
 FACTOR = 6
 SIMULATIONS, SURVEY = "wl_kappa_sims.npz", "wl_cosmos_shear.npz"
+SHIFT = 0.045
+"""Convergence is nearly a shifted lognormal field (Taruya et al. 2002, astro-ph/0202090). With this shift the logarithm
+of the training map has a skewness of 0.2, the convergence itself one of 3; its least value is -0.040."""
 HELD_OUT_FACTOR = PIXEL_ARCMIN / (3.5 * 60.0 / 512.0)
 
 
+class LogConvergence(NamedTuple):
+    """The scale on which convergence is nearly Gaussian: x = (log(1 + kappa / shift) - mean) / sd.
+
+    Attributes:
+        shift: convergence that is added before the logarithm.
+        mean: of the logarithm over the training map.
+        sd: of the logarithm over the training map.
+    """
+
+    shift: float
+    mean: float
+    sd: float
+
+    def field(self, kappa: np.ndarray) -> np.ndarray:
+        """The standardised field x of a convergence.
+
+        Raises:
+            ValueError: a convergence is not above ``-shift``.
+        """
+        if not np.min(kappa) > -self.shift:
+            raise ValueError(f"convergence must be above {-self.shift}, got {np.min(kappa):.4g}")
+        return (np.log1p(np.asarray(kappa) / self.shift) - self.mean) / self.sd
+
+    def convergence(self, x: Any) -> Any:
+        """The convergence of a standardised field x."""
+        return self.shift * jnp.expm1(self.mean + self.sd * x)
+
+
 class Convergence(NamedTuple):
-    """Simulated convergence on pixels of 1.74 arcmin, standardised: (kappa - mean) / sd.
+    """Simulated convergence on pixels of 1.74 arcmin, as the standardised field x of its scale.
 
     Attributes:
         training: one map at all 36 positions of the coarse pixels, (36, 1, 84, 84), not periodic.
-        held_out: a map of another simulation in the same unit, (1, 1, 75, 75), not periodic.
-        mean: of the training map.
-        sd: of the training map, the unit.
+        held_out: a map of another simulation, (1, 1, 75, 75), not periodic.
+        scale: of the training map.
     """
 
     training: np.ndarray
     held_out: np.ndarray
-    mean: float
-    sd: float
+    scale: LogConvergence
 
 
 class Survey(NamedTuple):
@@ -78,7 +108,7 @@ class ShearMap(NamedTuple):
 
 
 def load_convergence(folder: Path | None = None) -> Convergence:
-    """Read, regrid and standardise the simulated maps."""
+    """Read and regrid the simulated maps, and put them on the scale of the training map."""
     with np.load((folder or data_folder(SIMULATIONS)) / SIMULATIONS, allow_pickle=False) as file:
         fine, other = file["ktng"].astype(np.float64), file["massivenus"].astype(np.float64)
     size = (min(fine.shape) - FACTOR + 1) // FACTOR
@@ -87,11 +117,10 @@ def load_convergence(folder: Path | None = None) -> Convergence:
         for row in range(FACTOR)
         for column in range(FACTOR)
     ])[:, None]  # fmt: skip
-    mean, sd = float(training.mean()), float(training.std())
+    logarithm = np.log1p(training / SHIFT)
+    scale = LogConvergence(SHIFT, float(logarithm.mean()), float(logarithm.std()))
     held_out = regrid(other, HELD_OUT_FACTOR)[None, None]
-    return Convergence(
-        ((training - mean) / sd).astype(np.float32), ((held_out - mean) / sd).astype(np.float32), mean, sd
-    )
+    return Convergence(scale.field(training).astype(np.float32), scale.field(held_out).astype(np.float32), scale)
 
 
 def load_cosmos(folder: Path | None = None) -> ShearMap:

@@ -1,11 +1,12 @@
 """Convergence from shear, under the mask and the noise map of a survey, with the level of the noise unknown.
 
-    e_i = gamma_i(kappa) + f s_i n   where the mask is 1,   kappa = kappa_sd x,   i = 1, 2
+    e_i = gamma_i(kappa) + f s_i n   where the mask is 1,   kappa = kappa(x),   i = 1, 2
 
-with x from a diffusion prior, gamma the operator of Kaiser and Squires on the periodic patch, n unit white noise, s the
-noise map of the survey and f the level by which it may be off. The field is sampled as unit normal values under the
-prior's probability flow (``bd.noncentred``): nothing else is known of the posterior than that it is smooth. Remy et al.
-(2023, arXiv:2201.05561) sample the same posterior by annealing a score network.
+with x from a diffusion prior, kappa(x) the scale of its fields (:class:`models.mass_mapping.data.LogConvergence` for
+the shipped prior), gamma the operator of Kaiser and Squires on the periodic patch, n unit white noise, s the noise map
+of the survey and f the level by which it may be off. The field is sampled as unit normal values under the prior's
+probability flow (``bd.noncentred``): nothing else is known of the posterior than that it is smooth. Remy et al. (2023,
+arXiv:2201.05561) sample the same posterior by annealing a score network.
 
 The shear does not know the mean of kappa; the prior alone says what it is, by the mean of x and by what it has learned
 of the mean of a patch from its peaks. Mass outside the patch does shear galaxies inside it, and is not in the model:
@@ -32,13 +33,18 @@ NUM_STEPS = 4
 """Steps of the flow. Their number fixes the cost of a gradient; the study measures what more would change."""
 
 
-def make_model(prior: bd.DiffusionModel, survey: Survey, kappa_sd: float, num_steps: int = NUM_STEPS) -> Callable:
+def make_model(
+    prior: bd.DiffusionModel,
+    survey: Survey,
+    to_convergence: Callable[[jax.Array], jax.Array],
+    num_steps: int = NUM_STEPS,
+) -> Callable:
     """The NumPyro model of an observed shear, with the field as a non-centred site.
 
     Args:
         prior: diffusion prior of x, of one channel and without context.
         survey: mask and noise, of the prior's shape.
-        kappa_sd: convergence of x = 1.
+        to_convergence: of a field x of the prior, e.g. ``convergence_scale(prior).convergence``.
         num_steps: steps of the probability flow.
 
     Returns:
@@ -46,22 +52,20 @@ def make_model(prior: bd.DiffusionModel, survey: Survey, kappa_sd: float, num_st
         ``kappa`` (1, H, W) and ``shear``.
 
     Raises:
-        ValueError: the prior or the survey does not fit, or ``kappa_sd`` is not positive.
+        ValueError: the prior or the survey does not fit.
     """
     if prior.event_shape[0] != 1 or prior.context_names:
         raise ValueError(
             f"the prior must have one channel and no context, got fields {prior.event_shape} and {prior.context_names}"
         )
     check_survey(survey, prior.event_shape[-2:])
-    if not (np.isfinite(kappa_sd) and kappa_sd > 0):
-        raise ValueError(f"kappa_sd must be positive, got {kappa_sd}")
     mask = np.asarray(survey.mask, dtype=bool)
     noise_sd = jnp.where(mask, survey.noise_sd, 1.0)
 
     def model(shear=None):
         level = numpyro.sample("level", dist.LogNormal(0.0, LEVEL_SD))
         x = jnp.asarray(numpyro.sample("x", bd.DiffusionPrior(prior)))
-        kappa = numpyro.deterministic("kappa", kappa_sd * x)
+        kappa = numpyro.deterministic("kappa", to_convergence(x))
         observed = dist.Normal(convergence_to_shear(kappa), level * noise_sd).mask(mask).to_event(3)
         numpyro.sample("shear", observed, obs=shear)
 
@@ -101,7 +105,13 @@ def observe_held_out(key: jax.Array, level: float = 1.0) -> ShearMap:
     """The held-out simulated map as COSMOS would have seen it: the middle of a larger map, its mask and noise."""
     maps = load_convergence()
     survey = load_cosmos().survey
-    return observe(key, maps.sd * maps.held_out[0], survey, level, "held-out MassiveNuS map, COSMOS mask and noise")
+    return observe(
+        key,
+        np.asarray(maps.scale.convergence(maps.held_out[0])),
+        survey,
+        level,
+        "held-out MassiveNuS map, COSMOS mask and noise",
+    )
 
 
 def chi_square(kappa: np.ndarray, observed: ShearMap) -> np.ndarray:

@@ -1,5 +1,10 @@
 """Training recipe of the convergence prior: an unconditional diffusion in white noise.
 
+The prior is one of the standardised logarithm of the convergence (:class:`models.mass_mapping.data.LogConvergence`).
+Convergence has peaks of twenty standard deviations, which a flow from a Gaussian field turns into sharp bends; its
+logarithm has none, so that the Gaussian twin, a lognormal field of convergence, is already near, and the network adds
+to it little and smoothly.
+
 The denoiser is Wiener-preconditioned about the mean and power of the training windows, which are not periodic; as in
 :mod:`models.dust_cmb.prior` the power keeps its full two-dimensional shape, where the closing seam shows, and the
 network is told where the seam lies. One spectrum is enough for all windows, because they are of one map.
@@ -7,11 +12,8 @@ network is told where the seam lies. One spectrum is enough for all windows, bec
 **There is one training map**, of 84 x 84 pixels or less than two disjoint windows of 64 x 64. Shifts by single pixels,
 the 36 positions of the coarse pixels and the symmetries of the square make many windows of it, but no new structure:
 the prior knows the peaks of this map only, its largest scales have the variance of one realisation, and it may recall
-the map instead of its law. So the network is small and the training stops where the error on the held-out map does:
-with 2,500 steps the denoiser is worse than the Wiener filter there at every noise level (by 9 to 23 % between 0.1 and
-10), draws lack up to 30 % of the power and lie nearer to training windows than other windows do. That choice was made
-by the map that the study then reconstructs. The card tells how near draws are to the nearest training window and how
-much better the denoiser is on the training map than on the held-out one.
+the map instead of its law. So the network is small and the training short. The card tells how near draws are to the
+nearest training window and how much better the denoiser is on the training map than on the held-out one.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows
-from models.mass_mapping.data import PATCH_SIZE, PIXEL_ARCMIN, Convergence, load_convergence
+from models.mass_mapping.data import PATCH_SIZE, PIXEL_ARCMIN, Convergence, LogConvergence, load_convergence
 from models.mass_mapping.quality import compare_draws, denoising_table, draw_fields
 
 NAME = "kappa-64"
@@ -37,7 +39,7 @@ SCHEDULE = Cosine(log_snr_max=10.0)
 ARCHITECTURE = UNetConfig(
     in_channels=3, out_channels=1, channels=(8, 24, 48, 64), blocks=(1, 1, 2, 1), embedding=64, seam=True
 )
-SETTINGS = TrainingSettings(steps=400, pool_size=128, warmup_steps=200, ema_decay=0.998)
+SETTINGS = TrainingSettings(steps=200, pool_size=128, warmup_steps=100, ema_decay=0.98)
 
 
 def training_windows(maps: Convergence | None = None) -> MapWindows:
@@ -47,9 +49,15 @@ def training_windows(maps: Convergence | None = None) -> MapWindows:
 
 
 def gaussian_field(windows: MapWindows) -> GaussianDenoiser:
-    """The Gaussian field with the mean and power of the windows: the prior of the Wiener reconstruction."""
+    """The Gaussian field with the mean and power of the windows."""
     mean, power = windows.statistics()
     return GaussianDenoiser(power, mean)
+
+
+def gaussian_convergence(maps: Convergence | None = None) -> GaussianDenoiser:
+    """The Gaussian field with the mean and power of convergence itself: the prior of the Wiener reconstruction."""
+    maps = load_convergence() if maps is None else maps
+    return gaussian_field(MapWindows(maps.scale.convergence(maps.training), PATCH_SIZE, periodic=(False, False)))
 
 
 def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
@@ -68,29 +76,29 @@ def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, maps: Convergence, *
         noise=WhiteNoise(),
         event_shape=(1, size, size),
         name="x",
-        card=Card({"kappa_sd": maps.sd, "kappa_mean": maps.mean, "pixel_arcmin": PIXEL_ARCMIN, **card}),
+        card=Card({"log_convergence": maps.scale._asdict(), "pixel_arcmin": PIXEL_ARCMIN, **card}),
     )
 
 
 def twin_prior() -> DiffusionModel:
-    """The Gaussian twin of the trained prior; no network, and the Wiener reconstruction is its posterior mean."""
+    """The Gaussian twin of the trained prior; no network: a lognormal field of convergence."""
     maps = load_convergence()
     return make_prior(gaussian_field(training_windows(maps)), maps)
 
 
-def kappa_scale(prior: DiffusionModel) -> float:
-    """Convergence of x = 1, from the card of a prior of this recipe.
+def convergence_scale(prior: DiffusionModel) -> LogConvergence:
+    """How fields of a prior of this recipe become convergence, from its card.
 
     Raises:
         ValueError: the card does not say.
     """
     entries = prior.card.entries
-    if "kappa_sd" not in entries or entries.get("pixel_arcmin") != PIXEL_ARCMIN:
+    if "log_convergence" not in entries or entries.get("pixel_arcmin") != PIXEL_ARCMIN:
         raise ValueError(
-            f"the prior must be one of convergence on pixels of {PIXEL_ARCMIN} arcmin, with kappa_sd in its card; its "
-            f"card has {', '.join(entries) or 'nothing'}"
+            f"the prior must be one of convergence on pixels of {PIXEL_ARCMIN} arcmin, with log_convergence in its "
+            f"card; its card has {', '.join(entries) or 'nothing'}"
         )
-    return float(entries["kappa_sd"])
+    return LogConvergence(**entries["log_convergence"])
 
 
 def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) -> DiffusionModel:
@@ -100,7 +108,8 @@ def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) ->
         denoiser,
         maps,
         title="Weak-lensing convergence, 64 x 64 pixels of 1.74 arcmin",
-        unit="standard deviation kappa_sd of the training map; convergence = kappa_mean + kappa_sd x",
+        unit="standard deviation of log(1 + convergence / shift): convergence = shift (exp(mean + sd x) - 1), with the "
+        "numbers of log_convergence",
         provenance="kappaTNG map of jax-lensing (MIT), averaged 6 x 6; its MassiveNuS map is held out",
         limits="one training map of fewer than two disjoint windows: the prior may recall it, see the distances to "
         "the nearest training window; one cosmology and one source redshift",

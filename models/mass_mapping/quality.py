@@ -29,23 +29,25 @@ def compare_draws(draws: np.ndarray, maps: Convergence) -> dict[str, Any]:
     """Spectrum and one-point statistics of draws against training windows, and memorisation.
 
     Args:
-        draws: from :func:`draw_fields`.
+        draws: from :func:`draw_fields`, fields x.
         maps: training and held-out map.
 
     Returns:
-        Ratios draws / training (``power_ratio`` per band of ``BAND_EDGES``), skewness of both, and the median distance
-        to the nearest training window, over shifts and the symmetries of the square, of draws and of held-out windows,
-        each in units of the field's own standard deviation. Draws that are nearer than held-out windows are copies.
+        Of the convergence: ratios draws / training (``power_ratio`` per band of ``BAND_EDGES``) and the skewness of
+        both. Of the field x: the median distance to the nearest training window, over shifts and the symmetries of the
+        square, of draws and of held-out windows, each in units of the field's own standard deviation. Draws that are
+        nearer than held-out windows are copies.
     """
     windows = MapWindows(jnp.asarray(maps.training), PATCH_SIZE, periodic=(False, False))
     training = np.asarray(jax.vmap(windows.draw)(jax.random.split(jax.random.key(7), 1024)))
-    ours, theirs = (np.asarray(bd.fields.power_spectrum(x, edges=BAND_EDGES).power)[:, 0] for x in (draws, training))
+    kappa, of_map = (np.asarray(maps.scale.convergence(x)) for x in (draws, training))
+    ours, theirs = (np.asarray(bd.fields.power_spectrum(x, edges=BAND_EDGES).power)[:, 0] for x in (kappa, of_map))
     statistics: dict[str, Any] = {
         "power_ratio": (ours.mean(axis=0) / theirs.mean(axis=0)).tolist(),
         "power_ratio_error": (theirs.std(axis=0) / theirs.mean(axis=0) / np.sqrt(len(draws))).tolist(),
-        "sd_ratio": float(draws.std() / training.std()),
-        "skewness": _skewness(draws),
-        "skewness_training": _skewness(training),
+        "sd_ratio": float(kappa.std() / of_map.std()),
+        "skewness": _skewness(kappa),
+        "skewness_training": _skewness(of_map),
     }
     # Shifts between the positions of the references are searched by the distance itself; half a coarse pixel is not.
     references = _symmetries(np.concatenate([_windows(maps.training[k], _STRIDE) for k in (0, 21)]))

@@ -1,6 +1,6 @@
 """The Wiener reconstruction: the posterior of a Gaussian convergence at a given noise level, without sampling chains.
 
-With kappa = kappa_sd (mu + P^(1/2) u), u unit white noise, A the map from u to the shear and N the noise of the
+With kappa = mu + P^(1/2) u, u unit white noise, A the map from u to the shear and N the noise of the
 observed pixels, the posterior of u is Gaussian with precision
 
     H = 1 + A^T N^-1 A   and mean   H^-1 A^T N^-1 (e - A mu),
@@ -51,7 +51,6 @@ def wiener_map(
     key: jax.Array,
     observed: ShearMap,
     gaussian: GaussianDenoiser,
-    kappa_sd: float,
     level: float = 1.0,
     num_draws: int = 200,
 ) -> WienerMap:
@@ -60,8 +59,7 @@ def wiener_map(
     Args:
         key: of the draws.
         observed: shear, mask and noise.
-        gaussian: power and constant mean of x = kappa / kappa_sd.
-        kappa_sd: convergence of x = 1.
+        gaussian: power and constant mean of the convergence.
         level: noise over that of the survey.
         num_draws: at least 2; the standard deviation is that of so many.
 
@@ -75,7 +73,7 @@ def wiener_map(
     mask = np.asarray(observed.survey.mask, dtype=bool)
     weight = jnp.asarray(np.where(mask, 1.0 / np.where(mask, level * observed.survey.noise_sd, 1.0), 0.0))
     data = jnp.asarray(observed.shear) * weight
-    mean, draws, residual = _solve(key, data, weight, gaussian, jnp.asarray(kappa_sd), num_draws)
+    mean, draws, residual = _solve(key, data, weight, gaussian, num_draws)
     if not float(residual) < 100.0 * TOLERANCE:
         raise ValueError(f"conjugate gradients did not converge: relative residual {float(residual):.2g}")
     sd = np.sqrt(np.mean((np.asarray(draws) - np.asarray(mean)) ** 2, axis=0))
@@ -83,7 +81,7 @@ def wiener_map(
 
 
 def dense_posterior(
-    observed: ShearMap, gaussian: GaussianDenoiser, kappa_sd: float, level: float
+    observed: ShearMap, gaussian: GaussianDenoiser, level: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Mean (N,), covariance (N, N) of kappa and log p(shear) at noise level ``level``, by matrices, in float64.
 
@@ -96,7 +94,7 @@ def dense_posterior(
         root = filter_field(pixels, jnp.sqrt(jnp.asarray(np.asarray(gaussian.power, dtype=np.float64))))
         # Row p of each is the response to pixel p.
         response = np.asarray(convergence_to_shear(pixels)).reshape(num, -1).T
-        root = kappa_sd * np.asarray(root).reshape(num, num).T
+        root = np.asarray(root).reshape(num, num).T
     seen = np.tile(np.asarray(observed.survey.mask, dtype=bool).ravel(), 2)
     response, residual = response[seen], observed.shear.ravel()[seen].astype(np.float64)
     prior = root @ root.T
@@ -104,7 +102,7 @@ def dense_posterior(
     total = response @ prior @ response.T + np.diag(variance)
     gain = np.linalg.solve(total, response @ prior).T
     log_density = -0.5 * residual @ np.linalg.solve(total, residual) - 0.5 * np.linalg.slogdet(2 * np.pi * total)[1]
-    mean = kappa_sd * np.broadcast_to(np.asarray(gaussian.mean, dtype=np.float64), (1, height, width)).ravel()
+    mean = np.broadcast_to(np.asarray(gaussian.mean, dtype=np.float64), (1, height, width)).ravel()
     return mean + gain @ residual, prior - gain @ response @ prior, float(log_density)
 
 
@@ -120,9 +118,9 @@ def _transpose(shear: jax.Array, weight: jax.Array, root: jax.Array) -> jax.Arra
 
 @partial(jax.jit, static_argnames="num_draws")
 def _solve(
-    key: jax.Array, data: jax.Array, weight: jax.Array, gaussian: GaussianDenoiser, kappa_sd: jax.Array, num_draws: int
+    key: jax.Array, data: jax.Array, weight: jax.Array, gaussian: GaussianDenoiser, num_draws: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    root = kappa_sd * jnp.sqrt(jnp.broadcast_to(gaussian.power, (1, *data.shape[-2:])))
+    root = jnp.sqrt(jnp.broadcast_to(gaussian.power, (1, *data.shape[-2:])))
 
     def precision(u: jax.Array) -> jax.Array:
         return u + _transpose(_apply(u, weight, root), weight, root)
@@ -130,7 +128,7 @@ def _solve(
     def solved(b: jax.Array) -> tuple[jax.Array, jax.Array]:
         u, _ = cg(precision, b, tol=TOLERANCE, maxiter=MAX_ITERATIONS)
         residual = jnp.linalg.norm(precision(u) - b) / jnp.linalg.norm(b)
-        return kappa_sd * gaussian.mean + filter_field(u, root), residual
+        return gaussian.mean + filter_field(u, root), residual
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         of_data, of_prior = jax.random.split(key)
