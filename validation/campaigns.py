@@ -9,15 +9,19 @@ failed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
 
 from inference.exits import INTERRUPTED, speaking
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 PASSED, FAILED = 0, 1
 FOLDER = Path("runs/sbc")
@@ -62,6 +66,13 @@ def sbc(
     num_samples: Annotated[int, typer.Option(min=10, help="Draws of each chain.")] = 250,
     num_draws: Annotated[int, typer.Option(min=9, help="Draws that the truth is ranked among.")] = 99,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, help="Run on a Dask cluster of so many processes of this machine.", show_default="none"),
+    ] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/sbc/MODEL-ENGINE")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -75,7 +86,7 @@ def sbc(
 
     console = Console(highlight=False)
     folder = output or FOLDER / f"{name.value}-{engine.value}"
-    with speaking("Interrupted before a simulation was finished."):
+    with speaking("Interrupted before a simulation was finished."), cluster(workers, scheduler) as client:
         problem = make_problem(name)
         study = bd.calibration.sbc(
             jax.random.key(seed),
@@ -88,6 +99,7 @@ def sbc(
             quantities=problem.quantities,
             store=folder / "study.sbc",
             progress=not quiet,
+            client=client,
         )
     notes = (problem.about, f"python -m validation {' '.join(sys.argv[1:])}")
     page = bd.reporting.write_calibration_report(
@@ -98,6 +110,34 @@ def sbc(
     if study.attributes["status"] != "complete":
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(PASSED if study.passes() else FAILED)
+
+
+@contextmanager
+def cluster(workers: int, scheduler: str | None) -> Iterator[Client | None]:
+    """A client of the Dask cluster that the options ask for, if they do.
+
+    Raises:
+        ValueError: both are given, `distributed` is not installed, or nobody answers at the address.
+    """
+    if not workers and scheduler is None:
+        yield None
+        return
+    if workers and scheduler is not None:
+        raise ValueError("give --workers (processes of this machine) or --scheduler (a cluster that runs), not both")
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ValueError("clusters need the package 'distributed': pip install 'bayesdiff[cluster]'") from None
+    if scheduler is None:
+        with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="") as local, Client(local) as c:
+            yield c
+        return
+    try:
+        client = Client(scheduler)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler answers at {scheduler!r}: {error}") from None
+    with client:
+        yield client
 
 
 def make_problem(name: Name) -> Problem:

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from bayesdiff.calibration.sbc_problem import Model, Problem, Quantity, make_pro
 from bayesdiff.calibration.sbc_records import Records, join
 from bayesdiff.calibration.sbc_result import MAX_RHAT, Sbc
 from bayesdiff.calibration.sbc_store import Chunks, MemoryChunks, StudyStore
+from bayesdiff.calibration.sbc_workers import Task, missing, run_on
 from bayesdiff.sampling.chains import Algorithm
 from bayesdiff.sampling.direct import DirectAlgorithm
 from bayesdiff.sampling.identity import function_hash
@@ -37,6 +38,9 @@ from bayesdiff.sampling.nuts import NUTS
 from bayesdiff.sampling.progress import TaskProgress
 from bayesdiff.sampling.results import run_attributes
 from bayesdiff.sampling.sample import typed_key
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 _DEFAULT = NUTS()
 _COMMIT_SECONDS = 10.0
@@ -60,6 +64,7 @@ def sbc(
     progress: bool = True,
     model_kwargs: Mapping[str, Any] | None = None,
     callback: Callable[[int], None] | None = None,
+    client: Client | None = None,
 ) -> Sbc:
     """Calibrate an algorithm on a model, by simulations of that model.
 
@@ -94,6 +99,8 @@ def sbc(
         progress: whether to show a progress bar.
         model_kwargs: keyword arguments of the model.
         callback: called with the number of finished simulations whenever there are more; may raise KeyboardInterrupt.
+        client: of a Dask cluster (``distributed.Client``) whose workers run the chunks. What a lost worker was at is
+            done again; the result is that of one process. The workers need the model's modules and the same versions.
 
     Returns:
         Ranks, truths, draws, diagnostics; ``table()`` and ``verdict()`` sum them up.
@@ -117,7 +124,7 @@ def sbc(
     simulator = partial(reading.simulate, model, model_args, kwargs, tuple(sites.dtypes))
     posterior = partial(reading.given, model, model_args, kwargs, sites.dtypes)
     problem = make_problem(simulator, posterior, sites, parameters, quantities)
-    plan = Plan(num_simulations, chunk_size, max_rhat, progress, callback)
+    plan = Plan(num_simulations, chunk_size, max_rhat, progress, callback, client)
     settings = Settings(algorithm, num_chains, num_samples, num_draws)
     plan.refuse(settings)
     with nullcontext() if store is None else StudyStore(store) as opened:
@@ -133,6 +140,7 @@ class Plan:
     max_rhat: float
     progress: bool
     callback: Callable[[int], None] | None
+    client: Client | None = None
 
     def refuse(self, settings: Settings) -> None:
         """Raise ValueError for numbers that make no sense."""
@@ -188,18 +196,20 @@ def run_study(
                 plan.callback(done)
 
         try:
-            for number in range(-(-plan.num_simulations // size)):
-                wanted = min(size, plan.num_simulations - number * size)
-                _complete(engine, chunks, number, size, wanted, report)
+            if plan.client is None:
+                for number in range(-(-plan.num_simulations // size)):
+                    wanted = min(size, plan.num_simulations - number * size)
+                    _complete(engine, chunks, number, size, wanted, report)
+            else:
+                _complete_on(plan.client, key, engine, chunks, size, plan.num_simulations, report)
         except KeyboardInterrupt:
             status = "interrupted"
-            if not done:
+            if chunks.read(0) is None:
                 raise
             text = f"interrupted: {done} of {plan.num_simulations} simulations are finished"
             warnings.warn(text, UserWarning, stacklevel=3)
-    parts = [chunks.read(number) for number in range(-(-done // size))]
-    records = join([part for part in parts if part is not None]).rows(0, done)
-    attributes = {**card, "num_simulations": done, "status": status}
+    records = _leading(chunks, size, plan.num_simulations)
+    attributes = {**card, "num_simulations": records.number, "status": status}
     return Sbc(problem.names, records, attributes, plan.max_rhat)
 
 
@@ -226,6 +236,41 @@ def _complete(
     finally:
         if unwritten:
             chunks.write(number, join(parts))
+
+
+def _complete_on(
+    client: Client,
+    key: jax.Array,
+    engine: Engine,
+    chunks: Chunks,
+    size: int,
+    num_simulations: int,
+    report: Callable[[int], None],
+) -> None:
+    """Run what is missing on a cluster, and report how many of the simulations wanted are there."""
+    tasks = missing(chunks, size, num_simulations)
+    if there := num_simulations - sum(task.wanted - task.skip for task in tasks):
+        report(there)
+
+    def keep(task: Task, records: Records) -> None:
+        held = chunks.read(task.chunk)
+        chunks.write(task.chunk, records if held is None else join([held, records]))
+        report(task.wanted - task.skip)
+
+    run_on(client, key, engine, size, tasks, keep)
+
+
+def _leading(chunks: Chunks, size: int, num_simulations: int) -> Records:
+    """The simulations that are there, up to the first that is not."""
+    parts: list[Records] = []
+    for number in range(-(-num_simulations // size)):
+        part = chunks.read(number)
+        if part is None:
+            break
+        parts.append(part)
+        if part.number < size:
+            break
+    return join(parts).rows(0, num_simulations)
 
 
 def _card(key: jax.Array, engine: Engine, about: Mapping[str, str], size: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from .nuts import adaptive_kernel, check_adaptation
 from .target import Density, Target
 
 _NUM_PROBES = 16
-_LONGEST_WARMUP = 32
+_LONGEST_WARMUP = 10
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AdjustedMCLMC:
         target_acceptance: acceptance rate that the step size is adapted to, in (0, 1).
         trajectory_length: mean length of a trajectory in posterior standard deviations (after the preconditioner).
             Lengths are uniform between nothing and twice the mean.
-        max_integration_steps: upper limit on the steps of an iteration, two gradients each; at most 32 in the
+        max_integration_steps: upper limit on the steps of an iteration, two gradients each; at most 10 in the
             warm-up.
 
     Raises:

@@ -78,12 +78,16 @@ def run_attributes(
     groups: tuple[DrawGroup, ...] = (),
 ) -> dict[str, Any]:
     """What it takes to redo a run, as attributes that Zarr and netCDF can hold (strings and numbers)."""
-    versions = {"bayesdiff": __version__, "python": sys.version.split()[0], **{p: version(p) for p in _PACKAGES}}
     return {
         **describe_run(key, algorithm, target, num_chains, num_samples, groups),
-        "versions": json.dumps(versions),
+        "versions": json.dumps(package_versions()),
         **attributes,
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides the draws."""
+    return {"bayesdiff": __version__, "python": sys.version.split()[0], **{p: version(p) for p in _PACKAGES}}
 
 
 def _consistent(
