@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import dask
+import jax
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bayesdiff.calibration import read_sbc
+from bayesdiff.calibration import read_sbc, sbc
 from inference import exits
 from tests.sbc_toys import Conjugate, model
 from validation import campaigns
 from validation.__main__ import app
 from validation.campaigns import Engine, Name, Problem
+from validation.twin_calibration import statistics
 
 
 @pytest.fixture
@@ -68,3 +74,35 @@ def test_every_engine_and_model_is_there():
     assert set(problem.quantities) == {"log_likelihood"}
     kinds = [type(campaigns.make_engine(engine)).__name__ for engine in Engine]
     assert kinds == ["NUTS", "HMC", "GibbsDiffusion", "MarginalSurrogate", "Grid"]
+
+
+@pytest.mark.parametrize(("width", "met"), [(1.0, True), (0.6, False)])
+def test_statistics_of_a_campaign(width, met):
+    settings: Any = {"num_chains": 1, "num_samples": 60, "num_draws": 39, "progress": False}
+    study = sbc(jax.random.key(1), model, algorithm=Conjugate(width=width), num_simulations=200, **settings)
+    found = {figure.name: figure for figure in statistics(study)}
+    assert found["simulations"].value == 200
+    assert found["part of the simulations that failed"].met
+    tests = [figure.met for name, figure in found.items() if "p-value" in name]
+    assert len(tests) == 4
+    assert all(tests) == met
+    assert found["mean |z| of all parameters"].value == pytest.approx(0.8 / width, rel=0.15)
+
+
+def test_campaign_on_a_cluster_is_the_same(run, tmp_path):
+    assert run("--num", "60", "--workers", "1").exit_code == campaigns.PASSED
+    on_cluster = read_sbc(tmp_path / "study.sbc")
+    for file in (tmp_path / "study.sbc").glob("chunk-*"):
+        file.unlink()
+    assert run("--num", "60").exit_code == campaigns.PASSED
+    np.testing.assert_array_equal(read_sbc(tmp_path / "study.sbc").ranks, on_cluster.ranks)
+
+
+def test_bad_clusters_are_refused(run):
+    both = run("--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
+    assert both.exit_code == exits.BAD_INPUT
+    assert "not both" in both.output
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}):
+        nobody = run("--scheduler", "tcp://127.0.0.1:1")
+    assert nobody.exit_code == exits.BAD_INPUT
+    assert "no Dask scheduler answers at 'tcp://127.0.0.1:1'" in nobody.output

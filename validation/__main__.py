@@ -17,6 +17,7 @@ STUDIES = {
     "engines": ("engines", "run", "every engine on the analytic twin"),
     "noncentred": ("noncentred", "run", "a whole field sampled without centre, against its exact posterior"),
     "power": ("power", "run", "calibration checks on posteriors that are wrong by a known amount"),
+    "twin_calibration": ("twin_calibration", "run", "a thousand simulations for each engine on the analytic twin"),
     "mass_mapping": ("mass_mapping", "run", "mass maps of a held-out simulation and of HST-COSMOS, against Wiener's"),
     "grid": ("grid", "run", "the adaptive grid on the analytic twin: evidence, marginals and evaluations"),
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),

@@ -58,12 +58,32 @@ class Engine(StrEnum):
     grid = "grid"
 
 
+class Lengths(NamedTuple):
+    """Chains on each simulation, and draws of each chain."""
+
+    num_chains: int
+    num_samples: int
+
+
+CAMPAIGNS = {
+    Engine.nuts: Lengths(4, 400),
+    Engine.hmc: Lengths(4, 400),
+    Engine.gibbs: Lengths(4, 1000),
+    Engine.surrogate: Lengths(4, 250),
+    Engine.grid: Lengths(1, 400),
+}
+"""Lengths by engine: the effective draws of a chain differ, those of a grid are independent."""
+_BY_ENGINE = "by engine"
+
+
 def sbc(
     name: Annotated[Name, typer.Argument(metavar="MODEL", help="linear_gaussian (the analytic twin) or dust_cmb.")],
     engine: Annotated[Engine, typer.Option(help="Algorithm on trial.")] = Engine.nuts,
     num: Annotated[int, typer.Option(min=1, help="Simulations; more than last time extends the campaign.")] = 300,
-    num_chains: Annotated[int, typer.Option(min=1, help="Chains on each.")] = 4,
-    num_samples: Annotated[int, typer.Option(min=10, help="Draws of each chain.")] = 250,
+    num_chains: Annotated[int | None, typer.Option(min=1, help="Chains on each.", show_default=_BY_ENGINE)] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=10, help="Draws of each chain.", show_default=_BY_ENGINE)
+    ] = None,
     num_draws: Annotated[int, typer.Option(min=9, help="Draws that the truth is ranked among.")] = 99,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
     workers: Annotated[
@@ -93,8 +113,8 @@ def sbc(
             problem.model,
             algorithm=make_engine(engine),
             num_simulations=num,
-            num_chains=num_chains,
-            num_samples=num_samples,
+            num_chains=num_chains or CAMPAIGNS[engine].num_chains,
+            num_samples=num_samples or CAMPAIGNS[engine].num_samples,
             num_draws=num_draws,
             quantities=problem.quantities,
             store=folder / "study.sbc",
@@ -159,10 +179,10 @@ def make_engine(engine: Engine) -> Any:
     import bayesdiff as bd
 
     algorithms: dict[Engine, Any] = {
-        Engine.nuts: bd.NUTS(num_warmup=300),
-        Engine.hmc: bd.HMC(num_warmup=300),
+        Engine.nuts: bd.NUTS(num_warmup=400),
+        Engine.hmc: bd.HMC(num_warmup=400),
         Engine.gibbs: bd.GibbsDiffusion(),
         Engine.surrogate: bd.MarginalSurrogate(),
-        Engine.grid: bd.Grid({"H0": 12, "omega_b": 12, "sigma": 12}),
+        Engine.grid: bd.Grid({"H0": 24, "omega_b": 24, "sigma": 24}),
     }
     return algorithms[engine]

@@ -10,6 +10,9 @@ The conditional of (phi, s) is far narrower than the marginal posterior and move
 and mass matrix are adapted again at several iterations of the warm-up, each time on the residual of that moment. The
 log density that NUTS starts from is that of the new residual, never a stale one. The chain is exact up to the
 accuracy of denoiser and solver; it mixes slowly where s is much better known given the field than without it.
+
+On a CPU the parameters of one chain move after those of another, as the chains of NUTS do: together they would all take
+as long as the one with the longest trajectories.
 """
 
 from __future__ import annotations
@@ -104,6 +107,7 @@ class _GuardedNUTS:
 def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
     """Gibbs kernel over all chains; the same object for the same arguments."""
     nuts = _GuardedNUTS.build_kernel()
+    in_turn = jax.default_backend() == "cpu"
     spacing = settings.num_warmup // settings.num_adaptations
 
     def log_density(position: Position, powers: Any, data: Data) -> jax.Array:
@@ -154,6 +158,11 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         }
         return state._replace(position=last.position), statistics
 
+    def each(function: Callable[..., Any], chains: tuple[Any, ...], data: Data) -> Any:
+        if in_turn:
+            return jax.lax.map(lambda chain: function(*chain, data), chains)
+        return jax.vmap(lambda *chain: function(*chain, data))(*chains)
+
     def step(key: jax.Array, index: jax.Array, state: GibbsState, data: Data) -> tuple[GibbsState, Info]:
         keys = chain_keys(key, state.step_size.shape[0])
         field_keys, adapt_keys, move_keys = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(keys), 1, 0)
@@ -161,10 +170,10 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         adapting = (index < settings.num_warmup) & (index % spacing == 0)
 
         def adapted() -> GibbsState:
-            new = jax.vmap(adapt, in_axes=(0, 0, 0, None))(adapt_keys, state, powers, data)
+            new = each(adapt, (adapt_keys, state, powers), data)
             return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
 
         state = jax.lax.cond(adapting, adapted, lambda: state)
-        return jax.vmap(move, in_axes=(0, 0, 0, None))(move_keys, state, powers, data)
+        return each(move, (move_keys, state, powers), data)
 
-    return Kernel(init, step, lambda state: state.position, settings.num_warmup, independent=True)
+    return Kernel(init, step, lambda state: state.position, settings.num_warmup, independent=True, in_turn=in_turn)

@@ -1,0 +1,132 @@
+"""Calibration of the engines on the analytic twin, and what a study costs beside NumPyro's MCMC run one by one.
+
+A thousand simulations each for NUTS on the closed form, `GibbsDiffusion` and `Grid`. Every statistic of a campaign has
+to pass at 1 %: the tests of the ranks (their p-values adjusted over tests and quantities), coverage of central
+intervals (over quantities), TARP's curve and its area. A campaign that is killed goes on where it was; its seconds are
+printed if it ran from start to end at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpyro.infer import MCMC
+from numpyro.infer import NUTS as NumPyroNUTS
+
+import bayesdiff as bd
+from bayesdiff.calibration import Sbc, central_coverage, holm, tarp
+from validation.campaigns import CAMPAIGNS, Engine, Name, make_engine, make_problem
+from validation.figures import RESULTS, Figure, above, below
+
+NUM = 1000
+LEVEL = 0.01
+MINUTES = 10.0
+NUM_ONE_BY_ONE = 4
+ENGINES = (Engine.nuts, Engine.grid, Engine.gibbs)
+KEY = 12
+
+
+def run(folder: Path = RESULTS / "twin_calibration") -> list[Figure]:
+    """All figures of this study, and a page for each campaign."""
+    figures = []
+    for engine in ENGINES:
+        study, seconds = campaign(engine, folder / engine.value)
+        figures += [replace(figure, name=f"{engine.value}: {figure.name}") for figure in statistics(study)]
+        if seconds is not None:
+            figures.append(Figure(f"{engine.value}: minutes", seconds / 60.0))
+        if engine is Engine.nuts:
+            figures += cost(study, seconds)
+    return figures
+
+
+def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True) -> tuple[Sbc, float | None]:
+    """A campaign on the twin and its page, and its seconds if nothing of it was there before."""
+    problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[engine]
+    store, new = folder / "study.sbc", not (folder / "study.sbc").exists()
+    clock = time.perf_counter()
+    study = bd.calibration.sbc(
+        jax.random.key(KEY),
+        problem.model,
+        algorithm=make_engine(engine),
+        num_simulations=num,
+        num_chains=settings.num_chains,
+        num_samples=settings.num_samples,
+        quantities=problem.quantities,
+        store=store,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - clock
+    title = f"Calibration of the twin by {type(make_engine(engine)).__name__}"
+    bd.reporting.write_calibration_report(study, folder, title=title, notes=(problem.about,))
+    return study, seconds if new else None
+
+
+def statistics(study: Sbc) -> list[Figure]:
+    """p-values of every statistic, and how many simulations failed."""
+    ranks = study.ranks[study.ranked]
+    covered = holm(central_coverage(ranks, study.num_draws).p_value)
+    joint = tarp(study.truth[study.ranked], study.draws[study.ranked])
+    return [
+        Figure("simulations", float(study.num_simulations)),
+        above("ranks: smallest adjusted p-value", float(study.tests.adjusted.min()), LEVEL),
+        above("coverage of central intervals: smallest adjusted p-value", float(np.min(covered)), LEVEL),
+        above("TARP: p-value of the curve", joint.p_value, LEVEL),
+        above("TARP: p-value of the area", joint.area_p_value, LEVEL),
+        below("part of the simulations that failed", len(study.failed) / study.num_simulations, 0.05),
+        Figure("mean |z| of all parameters", float(np.nanmean(np.abs(study.z)))),
+    ]
+
+
+def cost(study: Sbc, seconds: float | None) -> list[Figure]:
+    """Effective draws and time of the campaign by NUTS, beside the same simulations one by one by NumPyro."""
+    ess = study.records.ess
+    figures = [
+        Figure("nuts: median of the smallest ESS of a simulation", float(np.median(ess))),
+        above("nuts: part of the simulations with ESS over 100", float(np.mean(ess > 100)), 0.99),
+    ]
+    if seconds is None:
+        return figures
+    ours = seconds / study.num_simulations
+    again, reused = (one_by_one(jit_model_args=reuse) for reuse in (False, True))
+    return [
+        *figures,
+        below(f"nuts: minutes of {NUM} simulations", seconds / 60.0 * NUM / study.num_simulations, MINUTES),
+        above("nuts: times faster than NumPyro's MCMC, one simulation after another", again / ours, 10.0),
+        Figure("nuts: times faster than NumPyro's MCMC compiled once (jit_model_args)", reused / ours),
+    ]
+
+
+def one_by_one(jit_model_args: bool) -> float:
+    """Median seconds of a simulation by NumPyro's MCMC: the same model, chains, warm-up and draws.
+
+    The first simulation is left out where the others use its program.
+    """
+    problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[Engine.nuts]
+    algorithm = make_engine(Engine.nuts)
+    kernel = NumPyroNUTS(problem.model, dense_mass=True)
+    options: Any = {"chain_method": "sequential", "progress_bar": False, "jit_model_args": jit_model_args}
+    mcmc = MCMC(
+        kernel, num_warmup=algorithm.num_warmup, num_samples=settings.num_samples, num_chains=settings.num_chains,
+        **options,
+    )  # fmt: skip
+    simulate = _simulator(problem.model)
+    spent = []
+    for number in range(NUM_ONE_BY_ONE + 1):
+        y = simulate(jax.random.key(number))
+        clock = time.perf_counter()
+        mcmc.run(jax.random.key(number), y)
+        jax.block_until_ready(mcmc.get_samples())
+        spent.append(time.perf_counter() - clock)
+    return float(np.median(spent[1:]))
+
+
+def _simulator(model: Callable[..., Any]) -> Callable[[jax.Array], jax.Array]:
+    from numpyro.infer import Predictive
+
+    return lambda key: Predictive(model, num_samples=1)(key)["y"][0]
