@@ -192,13 +192,13 @@ def _run(
     """Sample, report, and leave with the exit status of the run."""
     from rich.console import Console
 
-    from inference.folder import interruption
+    from inference.folder import MissingSettingError, interruption
     from inference.study import run_study
     from models.dust_cmb.model import PRIOR_BOUNDS, make_model
     from models.dust_cmb.observation import model_pixel_arcmin
 
     console = Console(highlight=False)
-    with speaking(lambda: interruption(output), bad=(FileExistsError, BlockingIOError)):
+    with speaking(lambda: interruption(output), bad=(FileExistsError, BlockingIOError, MissingSettingError)):
         data = run_study(
             observation,
             make_model(dust),

@@ -78,7 +78,18 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     os.replace(partial, folder / SETTINGS)
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+class MissingSettingError(ValueError):
+    """A run folder does not say what its run needs to know."""
+
+
+class Settings(dict[str, Any]):
+    """Settings as they were read; one that is not there is an error that says so."""
+
+    def __missing__(self, name: str) -> Any:
+        raise MissingSettingError(f"{SETTINGS} lacks the setting {name!r}: another version wrote it, or it was changed")
+
+
+def read_settings(folder: Path) -> Settings:
     """The settings of a run folder.
 
     Raises:
@@ -92,8 +103,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads((folder / SETTINGS).read_text())
     except ValueError as error:
         raise ValueError(f"{SETTINGS} in '{folder}' is damaged ({error})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{SETTINGS} in '{folder}' is damaged (it holds a {type(settings).__name__}, no settings)")
     settings.pop("observation", None)
-    return settings
+    return Settings(settings)
 
 
 class Record(NamedTuple):

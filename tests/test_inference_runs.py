@@ -112,9 +112,12 @@ def test_what_is_no_run_is_refused(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
     xr.Dataset({"a": ("x", np.zeros(3))}).to_zarr(tmp_path / "other.zarr", consolidated=False)
-    for name in ("damaged", "changed", "unknown"):
+    for name in ("damaged", "changed", "unknown", "lacking", "list"):
         shutil.copytree(finished, tmp_path / name)
         shutil.rmtree(tmp_path / name / "posterior.zarr")
+    (tmp_path / "list" / "run.json").write_text("[1, 2]")
+    settings = json.loads((tmp_path / "lacking" / "run.json").read_text())
+    (tmp_path / "lacking" / "run.json").write_text(json.dumps({k: x for k, x in settings.items() if k != "seed"}))
     (tmp_path / "damaged" / "observation.npz").write_bytes(b"PK")
     for name, changes in (("changed", {"prior_hash": "0"}), ("unknown", {"problem": "nothing"})):
         file = tmp_path / name / "run.json"
@@ -130,6 +133,8 @@ def test_what_is_no_run_is_refused(finished: Path, tmp_path: Path) -> None:
         ("resume", "damaged", "is damaged"),
         ("resume", "changed", "is not the one that the run"),
         ("resume", "unknown", "is a run of 'nothing'"),
+        ("resume", "lacking", "lacks the setting 'seed'"),
+        ("resume", "list", "holds a list, no settings"),
     ):
         result = run(command, tmp_path / name)
         assert result.exit_code == 2, (command, name, result.output)

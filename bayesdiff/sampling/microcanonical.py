@@ -10,7 +10,8 @@ number of steps at random, as Hamiltonian Monte Carlo does.
 Lengths are in the units of Hamiltonian Monte Carlo: in d dimensions a typical momentum has length d^(1/2), so a step
 epsilon or a trajectory time T there is d^(1/2) epsilon or d^(1/2) T along the unit velocity here. The step size and the
 diagonal preconditioner come from the same window adaptation as those of NUTS, but the windows begin with the curvature
-at the start: a field observed well in a few modes would take very many steps before they have learnt that.
+at the start, since a field observed well in a few modes would take very many steps before they have learnt that, and no
+variance is taken to be less than the inverse curvature: what short windows show of slow chains is far too little.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from .target import Data, Density, Position, Target
 _MIN_WARMUP = 20
 _INITIAL_STEP_SIZE = 1.0
 _MAX_DENSE = 500
-_NO_CHAIN = 2**31
+_NO_CHAIN, _CURVATURE = 2**31, 2**31 + 1
 
 
 class Adaptation(Protocol):
@@ -200,7 +200,8 @@ def adaptive_kernel(
         in_turn: whether the chains of a device move one after the other, for transitions of unequal length where
             nothing is gained from moving them together; the longest would hold up the others.
         curvature_probes: where positive, the diagonal mass matrix begins as that of the curvature of the density where
-            the chain starts, found by so many products with the Hessian.
+            the chain starts, found by so many products with the Hessian; and at the end of every window no variance is
+            taken to be less than the inverse curvature there, as draws of a chain that hardly moves would have it.
     """
     with warnings.catch_warnings():
         # BlackJAX 1.7 deprecates `base` for its run-in-one-call warm-ups, which cannot be stopped and restarted.
@@ -209,17 +210,19 @@ def adaptive_kernel(
     num_warmup = settings.num_warmup
     schedule = jnp.asarray(build_schedule(num_warmup), dtype=jnp.int32)
 
+    def narrowest(key: jax.Array, position: Any, data: Data) -> jax.Array:
+        """Inverse curvature where each chain is: variance of a value given the others, the least it can have alone."""
+        keys = chain_keys(key, jax.tree.leaves(position)[0].shape[0])
+
+        def measure(chain: tuple[jax.Array, Position]) -> jax.Array:
+            return inverse_curvature(lambda position: density(position, data), *chain, curvature_probes)
+
+        return jax.lax.map(measure, (keys, position))
+
     def init(key: jax.Array, start: Start, data: Data) -> ChainState:
         adaptation = jax.vmap(lambda position: begin(position, jnp.asarray(_INITIAL_STEP_SIZE)))(start.position)
         if curvature_probes:
-            keys = chain_keys(key, jnp.shape(start.log_density)[0])
-
-            def measure(chain: tuple[jax.Array, Position]) -> jax.Array:
-                return inverse_curvature(lambda position: density(position, data), *chain, curvature_probes)
-
-            inverse = jax.lax.map(measure, (keys, start.position))
-            learnt = adaptation.imm_state._replace(inverse_mass_matrix=inverse)
-            adaptation = adaptation._replace(imm_state=learnt, inverse_mass_matrix=inverse)
+            adaptation = with_inverse_mass(adaptation, narrowest(key, start.position, data))
         current: Any = (start.position, start.log_density, start.gradient)
         return ChainState(HMCState(*current), adaptation)
 
@@ -268,12 +271,26 @@ def adaptive_kernel(
             new = jax.vmap(adapt, in_axes=(None, 0, 0, 0))(
                 index, state.adaptation, current.position, info.acceptance_rate
             )
-            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state.adaptation)
+            new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state.adaptation)
+            if not curvature_probes:
+                return new
+
+            def floored() -> WindowAdaptationState:
+                inverse = narrowest(jax.random.fold_in(key, _CURVATURE), current.position, data)
+                return with_inverse_mass(new, jnp.maximum(new.inverse_mass_matrix, inverse))
+
+            return jax.lax.cond(schedule[index, 1] == 1, floored, lambda: new)
 
         adaptation = jax.lax.cond(index < num_warmup, adapted, lambda: state.adaptation)
         return ChainState(current, adaptation), info_of_step
 
     return Kernel(init, step, lambda state: state.current.position, num_warmup, independent=True, in_turn=in_turn)
+
+
+def with_inverse_mass(adaptation: WindowAdaptationState, inverse: jax.Array) -> WindowAdaptationState:
+    """The adaptation with this inverse mass matrix, as it stands and as it was learnt."""
+    learnt = adaptation.imm_state._replace(inverse_mass_matrix=inverse)
+    return adaptation._replace(imm_state=learnt, inverse_mass_matrix=inverse)
 
 
 def inverse_curvature(
