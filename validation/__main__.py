@@ -25,6 +25,7 @@ STUDIES = {
     "estimators": ("estimators", "run", "estimators of the log density on the shipped prior"),
     "speed": ("speed", "run", "NUTS against NumPyro's own and against a bare BlackJAX loop"),
     "restart": ("restart", "run", "runs that are killed at random times and continued"),
+    "campaign_restart": ("campaign_restart", "run", "campaigns that are killed and continued, and a lost worker"),
     "memory": ("memory", "run", "peak memory of runs that sample a field"),
     "timing": ("study", "timing", "the default run from start to report"),
     "mixtures": ("mixtures", "run", "40 mixtures of held-out dust with known truth"),

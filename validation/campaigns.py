@@ -66,7 +66,7 @@ class Lengths(NamedTuple):
 
 
 CAMPAIGNS = {
-    Engine.nuts: Lengths(4, 400),
+    Engine.nuts: Lengths(4, 500),
     Engine.hmc: Lengths(4, 400),
     Engine.gibbs: Lengths(4, 1000),
     Engine.surrogate: Lengths(4, 250),

@@ -9,12 +9,10 @@ at the end it must hold all of them. Stores are written as often as possible, so
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,6 +24,7 @@ from bayesdiff.sampling import store as draw_store
 from models.dust_cmb.model import make_model
 from models.linear_gaussian import make_twin
 from validation.figures import Figure, above, below
+from validation.kills import finish, kill, start
 
 SIZE, NUM_KILLS, KILLS_IN_A_ROW = 16, 30, 5
 ENGINES = {
@@ -43,8 +42,12 @@ def run(num: int = NUM_KILLS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         references = {}
+
+        def begin(store: Path, engine: str) -> subprocess.Popen[bytes]:
+            return start("validation.restart", str(store), engine, compiled=folder / "compiled")
+
         for engine in ENGINES:
-            _finish(_start(folder / engine, engine, folder))
+            finish(begin(folder / engine, engine))
             references[engine] = draw_store.open_store(folder / engine).load()
         while sum(counts.values()) < num:
             engine = min(counts, key=lambda engine: counts[engine])
@@ -53,8 +56,8 @@ def run(num: int = NUM_KILLS) -> list[Figure]:
             store, in_a_row = folder / f"run_{index}", 0
             index += 1
             while in_a_row < min(KILLS_IN_A_ROW, num - sum(counts.values()) + in_a_row):
-                process = _start(store, engine, folder)
-                if not _kill(process, store, rng.uniform(0.0, 0.4 * duration)):
+                process = begin(store, engine)
+                if not kill(process, partial(_written, store), rng.uniform(0.0, 0.4 * duration)):
                     break
                 in_a_row += 1
                 counts[engine] += 1
@@ -63,7 +66,7 @@ def run(num: int = NUM_KILLS) -> list[Figure]:
                 except Exception as error:  # whatever it is, it must not happen
                     print(f"unreadable after a kill: {error}")
                     unreadable += 1
-            _finish(_start(store, engine, folder))
+            finish(begin(store, engine))
             same = _same(draw_store.open_store(store).load(), references[engine])
             identical += in_a_row if same else 0
             different += 0 if same else in_a_row
@@ -77,34 +80,6 @@ def run(num: int = NUM_KILLS) -> list[Figure]:
         below("kills after which it did not", different, 0.5),
         below("stores that could not be read, or held other draws, after a kill", unreadable, 0.5),
     ]
-
-
-def _start(store: Path, engine: str, folder: Path) -> subprocess.Popen[bytes]:
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "validation.restart", str(store), engine], env={**os.environ, **cache}
-    )
-
-
-def _finish(process: subprocess.Popen[bytes]) -> None:
-    if process.wait() != 0:
-        raise RuntimeError(f"a run ended with exit code {process.returncode}")
-
-
-def _kill(process: subprocess.Popen[bytes], store: Path, delay: float) -> bool:
-    """Kill a run so many seconds after its first commit; returns whether it was still running."""
-    before = _written(store)
-    while process.poll() is None and _written(store) == before:
-        time.sleep(0.01)
-    try:
-        process.wait(delay)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
 
 
 def _written(store: Path) -> int:

@@ -100,7 +100,7 @@ def field() -> Problem:
     prior = bd.DiffusionPrior(twin, CONTEXT)
     x = prior.sample(jax.random.key(1)).reshape(-1)[np.flatnonzero(observed)]
     y = x + TRUE_NOISE_LEVEL * jax.random.normal(jax.random.key(2), x.shape)
-    return Problem(bd.noncentred(masked_model(prior, observed)), y, ("x_base", "s"), 300, 500, False, 15)
+    return Problem(bd.noncentred(masked_model(prior, observed)), y, ("x_base", "s"), 300, 2000, False, 7)
 
 
 def _against_numpyro(name: str, problem: Problem) -> list[Figure]:
