@@ -61,7 +61,7 @@ def mass_mapping(
     num_warmup: WarmupOption = 150,
     num_samples: SamplesOption = 200,
     trajectory_length: TrajectoryOption = 1.5,
-    flow_steps: FlowStepsOption = 4,
+    flow_steps: FlowStepsOption = 8,
     seed: SeedOption = 0,
     output: OutputOption = Path("runs/mass_mapping"),
     overwrite: OverwriteOption = False,
