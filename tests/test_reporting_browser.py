@@ -16,6 +16,7 @@ from tests.sbc_toys import Conjugate, model
 from tests.test_reporting_page import BOUNDS, PIXEL_ARCMIN, SECTIONS, separation
 
 webdriver = pytest.importorskip("selenium.webdriver")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 OPTIONS = (
     "--headless=new",
@@ -65,7 +66,8 @@ def browser():
 def look(browser: Any, page: Path) -> list[dict[str, Any]]:
     """Open a page, and say what pictures it shows; what the browser complains of fails."""
     browser.get(page.resolve().as_uri())
-    assert browser.execute_script("return document.readyState") == "complete"
+    # A page with megabytes of pictures may still be loading when the browser says that it is there.
+    WebDriverWait(browser, 60).until(lambda browser: browser.execute_script("return document.readyState") == "complete")
     pictures = browser.execute_script(PICTURES)
     assert browser.get_log("browser") == []
     for picture in pictures:

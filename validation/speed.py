@@ -90,7 +90,7 @@ def eight_schools() -> Problem:
         unit = numpyro.sample("unit", dist.Normal(0.0, 1.0).expand((8,)).to_event(1))
         numpyro.sample("y", dist.Normal(mu + tau * unit, sigma).to_event(1), obs=y)
 
-    return Problem(model, y, ("mu", "tau", "unit"), 1000, 5000, False, 21)
+    return Problem(model, y, ("mu", "tau", "unit"), 1000, 10_000, False, 21)
 
 
 def field() -> Problem:

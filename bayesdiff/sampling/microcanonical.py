@@ -30,6 +30,7 @@ from blackjax.mcmc.integrators import IntegratorState, isokinetic_mclachlan
 from blackjax.util import generate_unit_vector
 
 from .chains import Info, Kernel, Prepared
+from .layout import Layout
 from .nuts import adaptive_kernel, check_adaptation
 from .target import Density, Target
 
@@ -81,11 +82,11 @@ class AdjustedMCLMC:
         size = sum(math.prod(shape) for shape in target.latent_shapes.values())
         if size < 2:
             raise ValueError(f"AdjustedMCLMC needs at least 2 unconstrained values, the model has {size}: use NUTS()")
-        return Prepared(microcanonical_kernel(self, target.density), target)
+        return Prepared(microcanonical_kernel(self, target.density, Layout.of(target.latent_shapes)), target)
 
 
 @lru_cache(maxsize=16)
-def microcanonical_kernel(settings: AdjustedMCLMC, density: Density) -> Kernel:
+def microcanonical_kernel(settings: AdjustedMCLMC, density: Density, layout: Layout) -> Kernel:
     """Microcanonical kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
     draw_num_steps = make_random_trajectory_length_fn(random_trajectory_length=True)
 
@@ -126,4 +127,4 @@ def microcanonical_kernel(settings: AdjustedMCLMC, density: Density) -> Kernel:
     def describe(info: Any) -> Info:
         return {"n_steps": jnp.int32(info.num_integration_steps)}
 
-    return adaptive_kernel(density, transition, vary, describe, settings, curvature_probes=_NUM_PROBES)
+    return adaptive_kernel(density, layout, transition, vary, describe, settings, curvature_probes=_NUM_PROBES)

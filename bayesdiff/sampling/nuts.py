@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from blackjax.adaptation.window_adaptation import WindowAdaptationState, base, build_schedule
 from blackjax.mcmc.hmc import HMCState
 from blackjax.mcmc.metrics import Metric, gaussian_euclidean
-from jax.flatten_util import ravel_pytree
 
 from .chains import Info, Kernel, Prepared, chain_keys
+from .layout import Layout
 from .start import Start
 from .target import Data, Density, Position, Target
 
@@ -88,7 +88,7 @@ class NUTS:
         """The kernel for this target's density."""
         del key, num_chains, progress
         _warn_if_large(self.dense_mass, target)
-        return Prepared(nuts_kernel(self, target.density), target)
+        return Prepared(nuts_kernel(self, target.density, Layout.of(target.latent_shapes)), target)
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ class HMC:
         """The kernel for this target's density."""
         del key, num_chains, progress
         _warn_if_large(self.dense_mass, target)
-        return Prepared(hmc_kernel(self, target.density), target)
+        return Prepared(hmc_kernel(self, target.density, Layout.of(target.latent_shapes)), target)
 
 
 @lru_cache(maxsize=16)
-def nuts_kernel(settings: NUTS, density: Density) -> Kernel:
+def nuts_kernel(settings: NUTS, density: Density, layout: Layout) -> Kernel:
     """NUTS kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
     transition = _euclidean(partial(blackjax.nuts.build_kernel(), max_num_doublings=settings.max_tree_depth))
 
@@ -135,11 +135,12 @@ def nuts_kernel(settings: NUTS, density: Density) -> Kernel:
         steps = {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
         return {"energy": info.energy, **steps}
 
-    return adaptive_kernel(density, transition, vary, describe, settings, in_turn=jax.default_backend() == "cpu")
+    in_turn = jax.default_backend() == "cpu"
+    return adaptive_kernel(density, layout, transition, vary, describe, settings, in_turn=in_turn)
 
 
 @lru_cache(maxsize=16)
-def hmc_kernel(settings: HMC, density: Density) -> Kernel:
+def hmc_kernel(settings: HMC, density: Density, layout: Layout) -> Kernel:
     """HMC kernel over all chains for ``density(position, data)``; the same object for the same arguments."""
 
     def vary(key: jax.Array, warming: jax.Array) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def hmc_kernel(settings: HMC, density: Density) -> Kernel:
     def describe(info: Any) -> Info:
         return {"energy": info.energy, "n_steps": jnp.int32(info.num_integration_steps)}
 
-    return adaptive_kernel(density, _euclidean(blackjax.hmc.build_kernel()), vary, describe, settings)
+    return adaptive_kernel(density, layout, _euclidean(blackjax.hmc.build_kernel()), vary, describe, settings)
 
 
 def guarded_metric(inverse_mass_matrix: jax.Array) -> Metric:
@@ -181,6 +182,7 @@ def _euclidean(transition: Callable[..., Any]) -> Callable[..., Any]:
 
 def adaptive_kernel(
     density: Density,
+    layout: Layout,
     transition: Callable[..., Any],
     vary: Callable[[jax.Array, jax.Array], dict[str, Any]],
     describe: Callable[[Any], Info],
@@ -192,6 +194,7 @@ def adaptive_kernel(
 
     Args:
         density: log density ``(position, data)``.
+        layout: of its positions, which the transition sees as vectors.
         transition: ``(key, HMCState, log_density, step_size=, inverse_mass_matrix=, **varied) -> (HMCState, info)`` of
             one chain; ``info`` has ``acceptance_rate`` and ``is_divergent``.
         vary: from the key of an iteration, and whether it is of the warm-up, what all chains share in it.
@@ -210,20 +213,23 @@ def adaptive_kernel(
     num_warmup = settings.num_warmup
     schedule = jnp.asarray(build_schedule(num_warmup), dtype=jnp.int32)
 
-    def narrowest(key: jax.Array, position: Any, data: Data) -> jax.Array:
+    def log_density(vector: jax.Array, data: Data) -> jax.Array:
+        return density(layout.unflatten(vector), data)
+
+    def narrowest(key: jax.Array, vectors: jax.Array, data: Data) -> jax.Array:
         """Inverse curvature where each chain is: variance of a value given the others, the least it can have alone."""
-        keys = chain_keys(key, jax.tree.leaves(position)[0].shape[0])
 
-        def measure(chain: tuple[jax.Array, Position]) -> jax.Array:
-            return inverse_curvature(lambda position: density(position, data), *chain, curvature_probes)
+        def measure(chain: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return inverse_curvature(partial(log_density, data=data), *chain, curvature_probes)
 
-        return jax.lax.map(measure, (keys, position))
+        return jax.lax.map(measure, (chain_keys(key, vectors.shape[0]), vectors))
 
     def init(key: jax.Array, start: Start, data: Data) -> ChainState:
-        adaptation = jax.vmap(lambda position: begin(position, jnp.asarray(_INITIAL_STEP_SIZE)))(start.position)
+        vectors, gradients = (jax.vmap(layout.flatten)(x) for x in (start.position, start.gradient))
+        adaptation = jax.vmap(lambda vector: begin(vector, jnp.asarray(_INITIAL_STEP_SIZE)))(vectors)
         if curvature_probes:
-            adaptation = with_inverse_mass(adaptation, narrowest(key, start.position, data))
-        current: Any = (start.position, start.log_density, start.gradient)
+            adaptation = with_inverse_mass(adaptation, narrowest(key, vectors, data))
+        current: Any = (vectors, start.log_density, gradients)
         return ChainState(HMCState(*current), adaptation)
 
     def adapt(index: jax.Array, adaptation: WindowAdaptationState, position: Any, acceptance: jax.Array) -> Any:
@@ -237,9 +243,6 @@ def adaptive_kernel(
         )
 
     def step(key: jax.Array, index: jax.Array, state: ChainState, data: Data) -> tuple[ChainState, Info]:
-        def log_density(position: Position) -> jax.Array:
-            return density(position, data)
-
         # Drawn once for all chains, which run in lockstep anyway.
         varied = vary(jax.random.fold_in(key, _NO_CHAIN), index < num_warmup)
 
@@ -248,7 +251,7 @@ def adaptive_kernel(
             return transition(
                 key,
                 state.current,
-                log_density,
+                partial(log_density, data=data),
                 step_size=tuning.step_size,
                 inverse_mass_matrix=tuning.inverse_mass_matrix,
                 **varied,
@@ -276,7 +279,7 @@ def adaptive_kernel(
                 return new
 
             def floored() -> WindowAdaptationState:
-                inverse = narrowest(jax.random.fold_in(key, _CURVATURE), current.position, data)
+                inverse = narrowest(jax.random.fold_in(key, _CURVATURE), jnp.asarray(current.position), data)
                 return with_inverse_mass(new, jnp.maximum(new.inverse_mass_matrix, inverse))
 
             return jax.lax.cond(schedule[index, 1] == 1, floored, lambda: new)
@@ -284,7 +287,10 @@ def adaptive_kernel(
         adaptation = jax.lax.cond(index < num_warmup, adapted, lambda: state.adaptation)
         return ChainState(current, adaptation), info_of_step
 
-    return Kernel(init, step, lambda state: state.current.position, num_warmup, independent=True, in_turn=in_turn)
+    def position(state: ChainState) -> Position:
+        return jax.vmap(layout.unflatten)(jnp.asarray(state.current.position))
+
+    return Kernel(init, step, position, num_warmup, independent=True, in_turn=in_turn)
 
 
 def with_inverse_mass(adaptation: WindowAdaptationState, inverse: jax.Array) -> WindowAdaptationState:
@@ -294,19 +300,18 @@ def with_inverse_mass(adaptation: WindowAdaptationState, inverse: jax.Array) -> 
 
 
 def inverse_curvature(
-    log_density: Callable[[Position], jax.Array], key: jax.Array, position: Position, num_probes: int
+    log_density: Callable[[jax.Array], jax.Array], key: jax.Array, vector: jax.Array, num_probes: int
 ) -> jax.Array:
     """Inverse diagonal of the Hessian of minus the log density, (size,), by Hutchinson's estimate with random signs.
 
     Where the estimate is below 1, the curvature of a unit normal prior, that is taken: what is wider is left for the
     adaptation to learn, since steps that are too long in one direction cost them all.
     """
-    flat, unravel = ravel_pytree(position)
 
     def product(key: jax.Array) -> jax.Array:
-        signs = jax.random.rademacher(key, flat.shape, flat.dtype)
-        gradient = jax.grad(lambda values: -log_density(unravel(values)))
-        return signs * jax.jvp(gradient, (flat,), (signs,))[1]
+        signs = jax.random.rademacher(key, vector.shape, vector.dtype)
+        gradient = jax.grad(lambda values: -log_density(values))
+        return signs * jax.jvp(gradient, (vector,), (signs,))[1]
 
     diagonal = jnp.mean(jax.lax.map(product, jax.random.split(key, num_probes)), axis=0)
     return 1.0 / jnp.maximum(jnp.where(jnp.isfinite(diagonal), diagonal, 1.0), 1.0)

@@ -37,6 +37,7 @@ from .chains import Kernel, Prepared, explore
 from .coordinates import Coordinates, coordinates_of
 from .diffusion_sites import require_noisy_sites, with_log_density
 from .gaussian_process import Fit, Interpolant, fit, nothing
+from .layout import Layout
 from .nuts import NUTS, nuts_kernel
 from .programs import compile_once
 from .progress import TaskProgress
@@ -117,7 +118,7 @@ class MarginalSurrogate:
         with TaskProgress("surrogate", self.max_rounds + 1, progress) as bar:
             attributes, data, positions = _refine(self, key, programs, target, num_chains, bar)
         corrected = target.with_density(programs.corrected, data)
-        return Prepared(self._kernel(programs), corrected, attributes, positions)
+        return Prepared(self._kernel(programs, target), corrected, attributes, positions)
 
     def outline(self, target: Target, num_chains: int) -> Prepared:
         """What `prepare` returns, with an empty surrogate: a run that continues puts the one it kept in its place."""
@@ -125,14 +126,15 @@ class MarginalSurrogate:
         programs = self._programs(jax.random.key(0), target)
         size = sum(int(np.prod(shape)) for shape in target.latent_shapes.values())
         data = (target.data, nothing(size, self.capacity), jnp.asarray(_UNSURE, dtype=float))
-        return Prepared(self._kernel(programs), target.with_density(programs.corrected, data))
+        return Prepared(self._kernel(programs, target), target.with_density(programs.corrected, data))
 
     def _programs(self, key: jax.Array, target: Target) -> _Densities:
         log_density = self.log_density or _default_log_density()
         return _programs(target.functions, log_density, coordinates_of(key, target))
 
-    def _kernel(self, densities: _Densities) -> Kernel:
-        return several_steps(nuts_kernel(self.nuts, densities.corrected), self.steps_per_draw)
+    def _kernel(self, densities: _Densities, target: Target) -> Kernel:
+        kernel = nuts_kernel(self.nuts, densities.corrected, Layout.of(target.latent_shapes))
+        return several_steps(kernel, self.steps_per_draw)
 
 
 class _Densities(NamedTuple):
@@ -181,7 +183,7 @@ def _refine(
     position = target.functions.draw_prior(key_twin, target.data)
     size, unravel = len(ravel_pytree(position)[0]), ravel_pytree(position)[1]
     capacity = settings.capacity
-    kernel = nuts_kernel(_EXPLORER, densities.corrected)
+    kernel = nuts_kernel(_EXPLORER, densities.corrected, Layout.of(target.latent_shapes))
     # Without a correction the corrected density is the twin's, and one compiled program samples both.
     far = jnp.asarray(_FAR, dtype=float)
     data: Data = (target.data, nothing(size, capacity), far)
