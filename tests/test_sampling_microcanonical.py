@@ -17,7 +17,6 @@ import bayesdiff as bd
 from bayesdiff.sampling.chains import run_chains
 from bayesdiff.sampling.layout import Layout
 from bayesdiff.sampling.microcanonical import microcanonical_kernel
-from bayesdiff.sampling.nuts import inverse_curvature
 from bayesdiff.sampling.target import build_target
 from tests.diffusion_toys import pixel_mixture, red_power, twin_model
 from validation.noncentred import deviations, hartley
@@ -202,26 +201,14 @@ def test_one_value_is_refused():
         bd.sample(KEY, model, np.float32(0.3), algorithm=bd.AdjustedMCLMC(), progress=False)
 
 
-def test_the_mass_matrix_begins_with_the_curvature_and_no_wider_than_a_unit_normal():
-    widths = jnp.array([0.01, 0.3, 1.0, 50.0])
-
-    def log_density(position):
-        return -0.5 * jnp.sum((position / widths) ** 2)
-
-    position = jnp.array([1.0, 1.0, 1.0, 2.0])
-    found = inverse_curvature(log_density, KEY, position, 8)
-    np.testing.assert_allclose(found, np.minimum(np.square(widths), 1.0), rtol=1e-4)
-    # Where the density curves upwards nothing is learnt.
-    np.testing.assert_array_equal(inverse_curvature(lambda p: jnp.sum(p**2), KEY, position, 8), np.ones(4))
-
-
-def test_a_field_observed_well_in_few_modes_takes_few_steps_from_the_first():
-    """A hundred times narrower in one direction than in the others, and a warm-up too short to learn it."""
+def test_a_short_warm_up_finds_the_step_size_of_a_field_observed_well_in_one_mode():
+    """A hundred times narrower in one direction than in the others."""
 
     def model(y=None):
         x = jnp.asarray(numpyro.sample("x", dist.Normal(0.0, 1.0).expand((30,)).to_event(1)))
         numpyro.sample("y", dist.Normal(x[3], 1e-2), obs=y)
 
-    data = bd.sample(KEY, model, 0.5, algorithm=bd.AdjustedMCLMC(num_warmup=20), num_samples=20, progress=False)
-    steps = data["sample_stats"].to_dataset()["n_steps"]
-    assert float(steps.mean()) < 12
+    data = bd.sample(KEY, model, 0.5, algorithm=bd.AdjustedMCLMC(num_warmup=60), num_samples=20, progress=False)
+    statistics = data["sample_stats"].to_dataset()
+    assert float(statistics["n_steps"].mean()) < 4
+    assert float(statistics["acceptance_rate"].mean()) > 0.7

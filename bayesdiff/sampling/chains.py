@@ -63,8 +63,8 @@ class Kernel:
         step: one iteration of every chain.
         position: where a state is.
         num_warmup: iterations of adaptation.
-        independent: whether the chains share nothing and take their random numbers from `chain_keys` or from a key
-            common to all, so that they may run on several devices.
+        independent: whether the chains share nothing, or by `over_chains` alone, and take their random numbers from
+            `chain_keys` or from a key common to all, so that they may run on several devices.
         in_turn: whether they move one after the other rather than together; so do data sets then.
     """
 
@@ -184,6 +184,14 @@ def chain_keys(key: jax.Array, num_chains: int) -> jax.Array:
     except NameError:  # not spread over devices
         first = 0
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(num_chains))
+
+
+def over_chains(values: jax.Array) -> jax.Array:
+    """Values (num_chains, ...) of the chains on this device as those of all chains."""
+    try:
+        return jax.lax.all_gather(values, devices.AXIS, tiled=True)
+    except NameError:  # not spread over devices
+        return values
 
 
 def run_chains(

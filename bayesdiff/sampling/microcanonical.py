@@ -9,9 +9,7 @@ number of steps at random, as Hamiltonian Monte Carlo does.
 
 Lengths are in the units of Hamiltonian Monte Carlo: in d dimensions a typical momentum has length d^(1/2), so a step
 epsilon or a trajectory time T there is d^(1/2) epsilon or d^(1/2) T along the unit velocity here. The step size and the
-diagonal preconditioner come from the same window adaptation as those of NUTS, but the windows begin with the curvature
-at the start, since a field observed well in a few modes would take very many steps before they have learnt that, and no
-variance is taken to be less than the inverse curvature: what short windows show of slow chains is far too little.
+diagonal preconditioner come from the same window adaptation as those of NUTS.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ from .layout import Layout
 from .nuts import adaptive_kernel, check_adaptation
 from .target import Density, Target
 
-_NUM_PROBES = 16
 _LONGEST_WARMUP = 10
 
 
@@ -127,4 +124,4 @@ def microcanonical_kernel(settings: AdjustedMCLMC, density: Density, layout: Lay
     def describe(info: Any) -> Info:
         return {"n_steps": jnp.int32(info.num_integration_steps)}
 
-    return adaptive_kernel(density, layout, transition, vary, describe, settings, curvature_probes=_NUM_PROBES)
+    return adaptive_kernel(density, layout, transition, vary, describe, settings)

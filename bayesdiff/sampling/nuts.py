@@ -1,10 +1,6 @@
-"""Hamiltonian Monte Carlo by BlackJAX: NUTS and HMC with Stan's window adaptation, all chains in one program.
+"""Hamiltonian Monte Carlo by BlackJAX: NUTS and HMC, all chains in one program.
 
-The chains are adapted independently: step size by dual averaging, inverse mass matrix from the draws of doubling
-windows (Stan reference manual, "HMC algorithm parameters"; Hoffman & Gelman 2014, arXiv:1111.4246). BlackJAX's own
-warm-up runs all its steps in one call; here its ``init``, ``update`` and ``final`` are called step by step, with the
-schedule as an array, so that the adaptation's state is part of the chain's state and a run can show progress and stop
-anywhere.
+Step size and mass matrix are those of Stan's window adaptation (`bayesdiff.sampling.adaptation`).
 
 On a CPU the chains of NUTS move one after the other inside the program: chains that move together all take as long as
 the one with the longest trajectory, about a third more than their mean, and a core gains nothing from it.
@@ -22,19 +18,18 @@ from typing import Any, NamedTuple, Protocol
 import blackjax
 import jax
 import jax.numpy as jnp
-from blackjax.adaptation.window_adaptation import WindowAdaptationState, base, build_schedule
 from blackjax.mcmc.hmc import HMCState
 from blackjax.mcmc.metrics import Metric, gaussian_euclidean
 
-from .chains import Info, Kernel, Prepared, chain_keys
+from .adaptation import AdaptationState, window_adaptation
+from .chains import Info, Kernel, Prepared, chain_keys, over_chains
 from .layout import Layout
 from .start import Start
 from .target import Data, Density, Position, Target
 
 _MIN_WARMUP = 20
-_INITIAL_STEP_SIZE = 1.0
 _MAX_DENSE = 500
-_NO_CHAIN, _CURVATURE = 2**31, 2**31 + 1
+_NO_CHAIN = 2**31
 
 
 class Adaptation(Protocol):
@@ -60,7 +55,7 @@ class ChainState(NamedTuple):
     """State of one chain: position with its density and gradient, and the adaptation, frozen after the warm-up."""
 
     current: HMCState
-    adaptation: WindowAdaptationState
+    adaptation: AdaptationState
 
 
 @dataclass(frozen=True)
@@ -188,7 +183,6 @@ def adaptive_kernel(
     describe: Callable[[Any], Info],
     settings: Adaptation,
     in_turn: bool = False,
-    curvature_probes: int = 0,
 ) -> Kernel:
     """All chains of a Metropolis-adjusted transition under Stan's window adaptation.
 
@@ -202,45 +196,18 @@ def adaptive_kernel(
         settings: of the adaptation.
         in_turn: whether the chains of a device move one after the other, for transitions of unequal length where
             nothing is gained from moving them together; the longest would hold up the others.
-        curvature_probes: where positive, the diagonal mass matrix begins as that of the curvature of the density where
-            the chain starts, found by so many products with the Hessian; and at the end of every window no variance is
-            taken to be less than the inverse curvature there, as draws of a chain that hardly moves would have it.
     """
-    with warnings.catch_warnings():
-        # BlackJAX 1.7 deprecates `base` for its run-in-one-call warm-ups, which cannot be stopped and restarted.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        begin, update, finish = base(not settings.dense_mass, settings.target_acceptance)
     num_warmup = settings.num_warmup
-    schedule = jnp.asarray(build_schedule(num_warmup), dtype=jnp.int32)
+    adaptation = window_adaptation(num_warmup, settings.target_acceptance, settings.dense_mass, over_chains)
 
     def log_density(vector: jax.Array, data: Data) -> jax.Array:
         return density(layout.unflatten(vector), data)
 
-    def narrowest(key: jax.Array, vectors: jax.Array, data: Data) -> jax.Array:
-        """Inverse curvature where each chain is: variance of a value given the others, the least it can have alone."""
-
-        def measure(chain: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return inverse_curvature(partial(log_density, data=data), *chain, curvature_probes)
-
-        return jax.lax.map(measure, (chain_keys(key, vectors.shape[0]), vectors))
-
     def init(key: jax.Array, start: Start, data: Data) -> ChainState:
+        del key, data
         vectors, gradients = (jax.vmap(layout.flatten)(x) for x in (start.position, start.gradient))
-        adaptation = jax.vmap(lambda vector: begin(vector, jnp.asarray(_INITIAL_STEP_SIZE)))(vectors)
-        if curvature_probes:
-            adaptation = with_inverse_mass(adaptation, narrowest(key, vectors, data))
         current: Any = (vectors, start.log_density, gradients)
-        return ChainState(HMCState(*current), adaptation)
-
-    def adapt(index: jax.Array, adaptation: WindowAdaptationState, position: Any, acceptance: jax.Array) -> Any:
-        stage, is_window_end = schedule[index, 0], schedule[index, 1] == 1
-        adaptation = update(adaptation, (stage, is_window_end), position, acceptance)
-        step_size, inverse_mass_matrix = finish(adaptation)
-        done = index == num_warmup - 1
-        return adaptation._replace(
-            step_size=jnp.where(done, step_size, adaptation.step_size),
-            inverse_mass_matrix=jnp.where(done, inverse_mass_matrix, adaptation.inverse_mass_matrix),
-        )
+        return ChainState(HMCState(*current), adaptation.init(vectors))
 
     def step(key: jax.Array, index: jax.Array, state: ChainState, data: Data) -> tuple[ChainState, Info]:
         # Drawn once for all chains, which run in lockstep anyway.
@@ -270,51 +237,17 @@ def adaptive_kernel(
             **jax.vmap(describe)(info),
         }
 
-        def adapted() -> WindowAdaptationState:
-            new = jax.vmap(adapt, in_axes=(None, 0, 0, 0))(
-                index, state.adaptation, current.position, info.acceptance_rate
-            )
-            new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state.adaptation)
-            if not curvature_probes:
-                return new
+        def adapted() -> AdaptationState:
+            new = adaptation.update(index, state.adaptation, current, info.acceptance_rate)
+            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state.adaptation)
 
-            def floored() -> WindowAdaptationState:
-                inverse = narrowest(jax.random.fold_in(key, _CURVATURE), jnp.asarray(current.position), data)
-                return with_inverse_mass(new, jnp.maximum(new.inverse_mass_matrix, inverse))
-
-            return jax.lax.cond(schedule[index, 1] == 1, floored, lambda: new)
-
-        adaptation = jax.lax.cond(index < num_warmup, adapted, lambda: state.adaptation)
-        return ChainState(current, adaptation), info_of_step
+        tuning = jax.lax.cond(index < num_warmup, adapted, lambda: state.adaptation)
+        return ChainState(current, tuning), info_of_step
 
     def position(state: ChainState) -> Position:
         return jax.vmap(layout.unflatten)(jnp.asarray(state.current.position))
 
     return Kernel(init, step, position, num_warmup, independent=True, in_turn=in_turn)
-
-
-def with_inverse_mass(adaptation: WindowAdaptationState, inverse: jax.Array) -> WindowAdaptationState:
-    """The adaptation with this inverse mass matrix, as it stands and as it was learnt."""
-    learnt = adaptation.imm_state._replace(inverse_mass_matrix=inverse)
-    return adaptation._replace(imm_state=learnt, inverse_mass_matrix=inverse)
-
-
-def inverse_curvature(
-    log_density: Callable[[jax.Array], jax.Array], key: jax.Array, vector: jax.Array, num_probes: int
-) -> jax.Array:
-    """Inverse diagonal of the Hessian of minus the log density, (size,), by Hutchinson's estimate with random signs.
-
-    Where the estimate is below 1, the curvature of a unit normal prior, that is taken: what is wider is left for the
-    adaptation to learn, since steps that are too long in one direction cost them all.
-    """
-
-    def product(key: jax.Array) -> jax.Array:
-        signs = jax.random.rademacher(key, vector.shape, vector.dtype)
-        gradient = jax.grad(lambda values: -log_density(values))
-        return signs * jax.jvp(gradient, (vector,), (signs,))[1]
-
-    diagonal = jnp.mean(jax.lax.map(product, jax.random.split(key, num_probes)), axis=0)
-    return 1.0 / jnp.maximum(jnp.where(jnp.isfinite(diagonal), diagonal, 1.0), 1.0)
 
 
 def check_adaptation(num_warmup: int, target_acceptance: float) -> None:

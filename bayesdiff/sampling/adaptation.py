@@ -1,0 +1,139 @@
+"""Stan's window adaptation, one iteration at a time.
+
+Step size by dual averaging, inverse mass matrix from the draws of doubling windows (Stan reference manual, "HMC
+algorithm parameters"; Hoffman & Gelman 2014, arXiv:1111.4246). BlackJAX's own warm-up runs all its iterations in one
+call; here its parts are called one iteration at a time, with the schedule as an array, so that the adaptation is part
+of a chain's state and a run can show progress and stop anywhere.
+
+A diagonal matrix is for fields, where thousands of variances are learnt from a hundred draws each. Two things are done
+about their noise. The moments of a window are averaged over all chains at its end. And no variance is taken to be less
+than the Fisher estimate, the deviation of the position over that of the gradient, as nutpie has it: where a chain
+hardly moves, as at the beginning of the warm-up, both are small and their ratio knows the scale that the draws do not
+show. In equilibrium it is at most the variance (Cramer-Rao), and for correlated values it is less, so alone it would
+make the trajectories along what is correlated too short. With it Stan's shrinkage of a variance towards 0.001 is not
+needed, which would widen what is known to better than 0.03.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from blackjax.adaptation.mass_matrix import FisherMassMatrixAdaptationState
+from blackjax.adaptation.metric_recipes import MetricCore, lookup_recipe
+from blackjax.adaptation.step_size import dual_averaging_adaptation
+from blackjax.adaptation.window_adaptation import build_schedule
+from blackjax.mcmc.hmc import HMCState
+
+_INITIAL_STEP_SIZE = 1.0
+
+
+class AdaptationState(NamedTuple):
+    """State of the adaptation, of one chain or of all.
+
+    Attributes:
+        averaging: of the step size, by dual averaging.
+        metric: moments of the window so far.
+        step_size: of the next iteration.
+        inverse_mass_matrix: of the next iteration, (size,) or (size, size).
+    """
+
+    averaging: Any
+    metric: Any
+    step_size: jax.Array
+    inverse_mass_matrix: jax.Array
+
+
+class WindowAdaptation(NamedTuple):
+    """Pure functions over all chains, which lead every array.
+
+    Attributes:
+        init: from positions as vectors (num_chains, size).
+        update: ``(index, state, current, acceptance_rate) -> state`` after iteration ``index`` of the warm-up, which
+            left the chains at ``current``; after the last one with the values to keep.
+    """
+
+    init: Callable[[jax.Array], AdaptationState]
+    update: Callable[[jax.Array, AdaptationState, HMCState, jax.Array], AdaptationState]
+
+
+def window_adaptation(
+    num_warmup: int, target_acceptance: float, dense_mass: bool, over_chains: Callable[[jax.Array], jax.Array]
+) -> WindowAdaptation:
+    """The adaptation of a warm-up of this length.
+
+    Args:
+        num_warmup: iterations.
+        target_acceptance: acceptance rate that the step size is adapted to.
+        dense_mass: whether the mass matrix is dense; every chain then learns its own.
+        over_chains: an array of the chains at hand to that of all chains.
+    """
+    metric = lookup_recipe("welford_dense").build_core() if dense_mass else _diagonal()
+    begin, average, finish = dual_averaging_adaptation(target_acceptance)
+    schedule = jnp.asarray(build_schedule(num_warmup), dtype=jnp.int32)
+
+    def init_one(vector: jax.Array) -> AdaptationState:
+        learnt: Any = metric.init(vector.shape[0])
+        step_size = jnp.asarray(_INITIAL_STEP_SIZE, dtype=vector.dtype)
+        return AdaptationState(begin(step_size), learnt, step_size, learnt.inverse_mass_matrix)
+
+    def close_one(state: AdaptationState) -> AdaptationState:
+        learnt: Any = metric.final(state.metric)
+        step_size = finish(state.averaging)
+        if not dense_mass:
+            # The direction that held the step size down does so no more; dual averaging would take long to find out.
+            step_size *= jnp.sqrt(jnp.max(state.inverse_mass_matrix / learnt.inverse_mass_matrix))
+        averaging = begin(step_size)
+        return AdaptationState(averaging, learnt, jnp.exp(averaging.log_step_size), learnt.inverse_mass_matrix)
+
+    def update_one(
+        is_slow: jax.Array, state: AdaptationState, current: HMCState, acceptance_rate: jax.Array
+    ) -> AdaptationState:
+        averaging = average(state.averaging, acceptance_rate)
+        learn = partial(metric.update, state.metric, current.position, current.logdensity_grad)
+        learnt = jax.lax.cond(is_slow, learn, lambda: state.metric)
+        return AdaptationState(averaging, learnt, jnp.exp(averaging.log_step_size), state.inverse_mass_matrix)
+
+    def close(state: AdaptationState) -> AdaptationState:
+        if not dense_mass:
+            state = state._replace(metric=_averaged(state.metric, over_chains))
+        return jax.vmap(close_one)(state)
+
+    def update(
+        index: jax.Array, state: AdaptationState, current: HMCState, acceptance_rate: jax.Array
+    ) -> AdaptationState:
+        is_slow, is_window_end = schedule[index, 0] == 1, schedule[index, 1] == 1
+        new = jax.vmap(update_one, in_axes=(None, 0, 0, 0))(is_slow, state, current, acceptance_rate)
+        new = jax.lax.cond(is_window_end, close, lambda state: state, new)
+        last = index == num_warmup - 1
+        return new._replace(step_size=jnp.where(last, jax.vmap(finish)(new.averaging), new.step_size))
+
+    return WindowAdaptation(jax.vmap(init_one), update)
+
+
+def _diagonal() -> MetricCore:
+    """BlackJAX's diagonal Fisher recipe, whose moments serve for the variances as well."""
+    fisher = lookup_recipe("fisher_diag").build_core()
+
+    def final(state: FisherMassMatrixAdaptationState) -> FisherMassMatrixAdaptationState:
+        block = state.fisher_block
+        variance = block.m2_x / jnp.maximum(block.count - 1.0, 1.0)
+        new: Any = fisher.final(state)
+        return new._replace(inverse_mass_matrix=jnp.maximum(variance, new.inverse_mass_matrix))
+
+    return MetricCore(init=fisher.init, update=fisher.update, final=final)
+
+
+def _averaged(
+    state: FisherMassMatrixAdaptationState, over_chains: Callable[[jax.Array], jax.Array]
+) -> FisherMassMatrixAdaptationState:
+    """The moments of all chains as those of each: about its own mean, so that it does not matter where a chain is."""
+
+    def average(moment: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.mean(over_chains(moment), axis=0), moment.shape)
+
+    block = state.fisher_block
+    return state._replace(fisher_block=block._replace(m2_x=average(block.m2_x), m2_g=average(block.m2_g)))
