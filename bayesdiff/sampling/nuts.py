@@ -213,22 +213,22 @@ def adaptive_kernel(
         # Drawn once for all chains, which run in lockstep anyway.
         varied = vary(jax.random.fold_in(key, _NO_CHAIN), index < num_warmup)
 
-        def move(key: jax.Array, state: ChainState) -> tuple[HMCState, Any]:
-            tuning = state.adaptation
+        def move(key: jax.Array, current: HMCState, step_size: jax.Array, inverse_mass_matrix: jax.Array) -> Any:
             return transition(
                 key,
-                state.current,
+                current,
                 partial(log_density, data=data),
-                step_size=tuning.step_size,
-                inverse_mass_matrix=tuning.inverse_mass_matrix,
+                step_size=step_size,
+                inverse_mass_matrix=inverse_mass_matrix,
                 **varied,
             )
 
         keys = chain_keys(key, jnp.shape(state.current.logdensity)[0])
+        each = (keys, state.current, state.adaptation.step_size, state.adaptation.inverse_mass_matrix)
         if in_turn:
-            current, info = jax.lax.map(lambda chain: move(*chain), (keys, state))
+            current, info = jax.lax.map(lambda chain: move(*chain), each)
         else:
-            current, info = jax.vmap(move)(keys, state)
+            current, info = jax.vmap(move)(*each)
         info_of_step = {
             "acceptance_rate": info.acceptance_rate,
             "diverging": info.is_divergent,
@@ -237,11 +237,12 @@ def adaptive_kernel(
             **jax.vmap(describe)(info),
         }
 
-        def adapted() -> AdaptationState:
-            new = adaptation.update(index, state.adaptation, current, info.acceptance_rate)
-            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state.adaptation)
+        def adapted(_: jax.Array, old: AdaptationState) -> AdaptationState:
+            new = adaptation.update(index, old, current, info.acceptance_rate)
+            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
 
-        tuning = jax.lax.cond(index < num_warmup, adapted, lambda: state.adaptation)
+        # A loop of one pass or none leaves the arrays where they are; a condition copies them at every draw.
+        tuning = jax.lax.fori_loop(0, jnp.int32(index < num_warmup), adapted, state.adaptation)
         return ChainState(current, tuning), info_of_step
 
     def position(state: ChainState) -> Position:
