@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .diffusion import schedules
     from .diffusion.denoiser import GaussianDenoiser
     from .diffusion.densities import Elbo, Exact, ProbabilityFlow
+    from .diffusion.discrete_bound import DiscreteBound
+    from .diffusion.gaussian_family import GaussianFamily, fit_gaussian_family
     from .diffusion.model import DiffusionModel, load_model
     from .diffusion.noise import StationaryNoise, WhiteNoise
     from .diffusion.score_density import ScoreGradient
@@ -56,10 +58,12 @@ __all__ = [
     "AdjustedMCLMC",
     "DiffusionModel",
     "DiffusionPrior",
+    "DiscreteBound",
     "Elbo",
     "Exact",
     "FlowTransform",
     "GaussianDenoiser",
+    "GaussianFamily",
     "GibbsDiffusion",
     "Grid",
     "MarginalSurrogate",
@@ -75,6 +79,7 @@ __all__ = [
     "distributions",
     "draw_fields",
     "fields",
+    "fit_gaussian_family",
     "grid_contours",
     "initialise_devices",
     "list_pretrained",
@@ -108,10 +113,12 @@ _MEMBERS = {
     "AdjustedMCLMC": "bayesdiff.sampling",
     "DiffusionModel": "bayesdiff.diffusion.model",
     "DiffusionPrior": "bayesdiff.distributions",
+    "DiscreteBound": "bayesdiff.diffusion.discrete_bound",
     "Elbo": "bayesdiff.diffusion.densities",
     "Exact": "bayesdiff.diffusion.densities",
     "FlowTransform": "bayesdiff.distributions",
     "GaussianDenoiser": "bayesdiff.diffusion.denoiser",
+    "GaussianFamily": "bayesdiff.diffusion.gaussian_family",
     "GibbsDiffusion": "bayesdiff.sampling",
     "Grid": "bayesdiff.sampling",
     "HMC": "bayesdiff.sampling",
@@ -124,6 +131,7 @@ _MEMBERS = {
     "WhiteNoise": "bayesdiff.diffusion.noise",
     "WienerDenoiser": "bayesdiff.networks.wiener",
     "draw_fields": "bayesdiff.sampling",
+    "fit_gaussian_family": "bayesdiff.diffusion.gaussian_family",
     "grid_contours": "bayesdiff.sampling",
     "initialise_devices": "bayesdiff.devices",
     "list_pretrained": "bayesdiff.pretrained",

@@ -14,7 +14,7 @@ from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.noise import Noise, colour
 from bayesdiff.diffusion.schedules import Schedule, noise_level
 from bayesdiff.networks.wiener import WienerDenoiser
-from bayesdiff.windows import MapWindows, WindowPool
+from bayesdiff.windows import TrainingPool
 
 
 class Example(NamedTuple):
@@ -24,8 +24,8 @@ class Example(NamedTuple):
         y: x + s Sigma^(1/2) n, (C, H, W).
         s: noise level.
         noise_power: of Sigma, (C, H, W).
-        context: of Sigma, drawn uniformly in the denoiser's box.
-        target: V^(-1/2) F(E[x | y] - D_W), the expectation taken over the pool, as a field (C, H, W).
+        context: of the field and of Sigma.
+        target: V^(-1/2) F(E[x | y] - D_W), the expectation as the pool gives it, as a field (C, H, W).
         white: V^(-1/2) F(x - D_W).
         variance: V per mode.
         importance: one over how much more often than others the window is chosen.
@@ -45,21 +45,21 @@ class Example(NamedTuple):
     weight: jax.Array
 
 
-def draw_example(
-    key, t, windows: MapWindows | WindowPool, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise
-) -> Example:
-    """A random window in random noise of a random context at diffusion time t."""
+def draw_example(key, t, pool: TrainingPool, denoiser: WienerDenoiser, schedule: Schedule, noise: Noise) -> Example:
+    """A random field in random noise at diffusion time t; of its own context, where it has none of a random one."""
     cut, parameters, normal = jax.random.split(key, 3)
-    x, importance = windows.choose(cut) if isinstance(windows, WindowPool) else (windows.draw(cut), jnp.ones(()))
-    context = jax.random.uniform(
-        parameters, denoiser.context_low.shape, minval=denoiser.context_low, maxval=denoiser.context_high
-    )
+    x, importance, context = pool.choose(cut)
+    if context is None:
+        context = jax.random.uniform(
+            parameters, denoiser.context_low.shape, minval=denoiser.context_low, maxval=denoiser.context_high
+        )
     noise_power = noise.power(context, x.shape)
     s = noise_level(schedule, t)
     y = x + s * colour(jax.random.normal(normal, x.shape), noise_power)
-    expected = windows.posterior_mean(y, s, noise_power) if isinstance(windows, WindowPool) else x
-    levels, features = denoiser.spectra(denoiser.reference, y, s, noise_power)
-    filtered = denoiser.reference.mean + filter_field(y - denoiser.reference.mean, levels.signal)
+    expected = pool.expectation(x, y, s, noise_power)
+    reference = denoiser.reference.at(context)
+    levels, features = denoiser.spectra(reference, y, s, noise_power)
+    filtered = reference.mean + filter_field(y - reference.mean, levels.signal)
     variance = s**2 * noise_power * levels.signal
     target, white = (filter_field(field - filtered, 1.0 / jnp.sqrt(variance)) for field in (expected, x))
     contrast = jnp.exp(0.5 * jnp.mean(features))

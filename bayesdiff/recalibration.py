@@ -27,7 +27,7 @@ from bayesdiff.diffusion.schedules import Schedule, noise_level
 from bayesdiff.examples import draw_example
 from bayesdiff.networks.band_table import BandTable, band_sum
 from bayesdiff.networks.wiener import WienerDenoiser
-from bayesdiff.windows import MapWindows, draw_pool
+from bayesdiff.windows import TrainingFields
 
 GAIN_BOUNDS, FEEDBACK_BOUND = (0.5, 1.5), 0.2
 RESIDUAL_BOUNDS = (1e-3, 1.5)
@@ -37,7 +37,7 @@ RIDGE = 1e-4
 
 def recalibrate(
     denoiser: WienerDenoiser,
-    windows: MapWindows,
+    windows: TrainingFields,
     schedule: Schedule,
     noise: Noise,
     num: int = 256,
@@ -57,7 +57,7 @@ def recalibrate(
     """
     table = denoiser.gain
     num_bands = table.values.shape[1]
-    pool = draw_pool(jax.random.key(seed), windows, pool_size)
+    pool = windows.pool(jax.random.key(seed), pool_size)
     counts = band_sum(jnp.ones(pool.fields.shape[1:]), num_bands)
     span = (float(noise_level(schedule, 1e-6)), float(noise_level(schedule, 1.0 - 1e-6)))
 

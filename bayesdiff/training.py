@@ -37,7 +37,7 @@ from bayesdiff.diffusion.schedules import Schedule
 from bayesdiff.examples import draw_example
 from bayesdiff.networks.wiener import WienerDenoiser
 from bayesdiff.recalibration import recalibrate
-from bayesdiff.windows import MapWindows, WindowPool, draw_pool
+from bayesdiff.windows import TrainingFields, TrainingPool
 
 NUM_LOSS_BANDS = 8
 
@@ -85,7 +85,7 @@ class _State(NamedTuple):
 
 
 def train(
-    windows: MapWindows,
+    windows: TrainingFields,
     denoiser: WienerDenoiser,
     schedule: Schedule,
     noise: Noise,
@@ -99,7 +99,7 @@ def train(
     that of one device, to rounding. Of several processes the first writes to ``folder``, which all must see.
 
     Args:
-        windows: training maps.
+        windows: training maps, or fields with the context that each was simulated at.
         denoiser: from :func:`bayesdiff.networks.wiener.initialise`.
         schedule: noise schedule; times are uniform under it.
         noise: noise of the diffusion; its power is called with contexts uniform in the denoiser's box.
@@ -123,7 +123,7 @@ def train(
     if mesh is not None:
         state = devices.place(state, mesh)
 
-    def mean_gradient(shared: tuple[Any, WindowPool], keys: jax.Array, t: jax.Array) -> tuple[Any, jax.Array]:
+    def mean_gradient(shared: tuple[Any, TrainingPool], keys: jax.Array, t: jax.Array) -> tuple[Any, jax.Array]:
         """Gradient of the mean loss of some maps, and the loss of each."""
         params, pool = shared
         examples = jax.vmap(lambda k, t: draw_example(k, t, pool, denoiser, schedule, noise))(keys, t)
@@ -136,10 +136,16 @@ def train(
 
         return jax.grad(loss, has_aux=True)(params)
 
+    # Thousands of fields are an argument of the program: as a constant in it they would be compiled.
+    leaves, structure = jax.tree.flatten(windows)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+
     @jax.jit
-    def update(state: _State) -> tuple[_State, jax.Array, jax.Array]:
+    def update(state: _State, arrays: list[jax.Array]) -> tuple[_State, jax.Array, jax.Array]:
+        remaining = iter(arrays)
+        windows = structure.unflatten([next(remaining) if isinstance(leaf, jax.Array) else leaf for leaf in leaves])
         time_key, pool_key, key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step), 3)
-        pool = draw_pool(pool_key, windows, settings.pool_size)
+        pool = windows.pool(pool_key, settings.pool_size)
         strata = jnp.arange(settings.batch_size)
         t = (strata + jax.random.uniform(time_key, (settings.batch_size,))) / settings.batch_size
         keys = jax.random.split(key, settings.batch_size)
@@ -153,7 +159,7 @@ def train(
     history: list[tuple[np.ndarray, np.ndarray]] = []
     started, first = time.monotonic(), int(state.step)
     while int(state.step) < settings.steps:
-        state, t, per_map = update(state)
+        state, t, per_map = update(state, arrays)
         history.append((np.asarray(t), np.asarray(per_map)))
         step = int(state.step)
         if not devices.is_first_process():

@@ -49,12 +49,11 @@ class MapWindows(NamedTuple):
         field = self.maps[jax.random.randint(which, (), 0, self.maps.shape[0])]
         field = jnp.take(field, (first_row + jnp.arange(self.size)) % rows, axis=-2)
         field = jnp.take(field, (first_column + jnp.arange(self.size)) % columns, axis=-1)
-        field = jax.lax.switch(
-            jax.random.randint(turn, (), 0, 4),
-            [lambda x, k=k: jnp.rot90(x, k, axes=(-2, -1)) for k in range(4)],
-            field,
-        )
-        return jnp.where(jax.random.bernoulli(flip), field[..., ::-1], field)
+        return _turned(turn, flip, field)
+
+    def pool(self, key: jax.Array, num: int) -> WindowPool:
+        """Windows of one training step."""
+        return draw_pool(key, self, num)
 
     def statistics(self, num: int = 4096, seed: int = 0) -> tuple[jax.Array, jax.Array]:
         """Mean, shape (C, 1, 1), and power per mode about it, shape (C, H, W), of random windows.
@@ -76,6 +75,53 @@ class MapWindows(NamedTuple):
         return mean[:, None, None], 0.5 * (power + jnp.swapaxes(power, -1, -2))
 
 
+class Choice(NamedTuple):
+    """A training field.
+
+    Attributes:
+        field: (C, H, W).
+        importance: one over how much more often than others it is chosen.
+        context: that it was simulated at, (num_context,), or None where the field has none.
+    """
+
+    field: jax.Array
+    importance: jax.Array
+    context: jax.Array | None
+
+
+class LabelledFields(NamedTuple):
+    """Whole periodic training fields, each with the context that it was simulated at: for conditional priors.
+
+    Fields of different contexts share no law, so their targets are not averaged.
+
+    Attributes:
+        fields: (N, C, H, W).
+        contexts: (N, num_context).
+    """
+
+    fields: jax.Array
+    contexts: jax.Array
+
+    def pool(self, key: jax.Array, num: int) -> LabelledFields:
+        """Fields of one training step: all of them."""
+        del key, num
+        return self
+
+    def choose(self, key: jax.Array) -> Choice:
+        """A random field under a random shift, flip and quarter turn."""
+        which, row, column, turn, flip = jax.random.split(key, 5)
+        index = jax.random.randint(which, (), 0, len(self.fields))
+        field = self.fields[index]
+        shifts = [jax.random.randint(k, (), 0, n) for k, n in zip((row, column), field.shape[-2:], strict=True)]
+        field = _turned(turn, flip, jnp.roll(field, shifts, axis=(-2, -1)))
+        return Choice(field, jnp.ones(()), self.contexts[index])
+
+    def expectation(self, x: jax.Array, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
+        """The target for a field: itself."""
+        del y, s, noise_power
+        return x
+
+
 class WindowPool(NamedTuple):
     """Windows of one training step.
 
@@ -89,10 +135,15 @@ class WindowPool(NamedTuple):
     modes: jax.Array
     probability: jax.Array
 
-    def choose(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A window (C, size, size), and its weight: one over how much more often than others it is chosen."""
+    def choose(self, key: jax.Array) -> Choice:
+        """A window (C, size, size)."""
         index = jax.random.choice(key, len(self.probability), p=self.probability)
-        return self.fields[index], 1.0 / (len(self.probability) * self.probability[index])
+        return Choice(self.fields[index], 1.0 / (len(self.probability) * self.probability[index]), None)
+
+    def expectation(self, x: jax.Array, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
+        """The target for a window x of the pool: :meth:`posterior_mean`."""
+        del x
+        return self.posterior_mean(y, s, noise_power)
 
     def posterior_mean(self, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
         """Mean of the pool weighted by N(y; x_i, s^2 Sigma), a field (C, size, size).
@@ -109,9 +160,22 @@ class WindowPool(NamedTuple):
         return jnp.tensordot(jax.nn.softmax(overlap - 0.5 * power), self.fields, axes=1)
 
 
+TrainingFields = MapWindows | LabelledFields
+"""What a prior can be trained on."""
+TrainingPool = WindowPool | LabelledFields
+"""What the fields of one training step are chosen from."""
+
+
 def draw_pool(key: jax.Array, windows: MapWindows, num: int) -> WindowPool:
     """``num`` windows, each to be chosen with probability proportional to its standard deviation, within bounds."""
     fields = jax.vmap(windows.draw)(jax.random.split(key, num))
     contrast = jnp.std(fields, axis=(1, 2, 3))
     contrast = jnp.maximum(contrast, jnp.mean(contrast) / LARGEST_WEIGHT)
     return WindowPool(fields, jnp.fft.fft2(fields, norm="ortho"), contrast / jnp.sum(contrast))
+
+
+def _turned(turn: jax.Array, flip: jax.Array, field: jax.Array) -> jax.Array:
+    """A field (C, N, N) under random quarter turns and a random flip."""
+    turns = [lambda x, k=k: jnp.rot90(x, k, axes=(-2, -1)) for k in range(4)]
+    field = jax.lax.switch(jax.random.randint(turn, (), 0, 4), turns, field)
+    return jnp.where(jax.random.bernoulli(flip), field[..., ::-1], field)

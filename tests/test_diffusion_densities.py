@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import kstest
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
-from bayesdiff.diffusion.densities import Elbo, Exact, ProbabilityFlow, Twin, _balanced_noise, best_log_density
+from bayesdiff.diffusion.densities import Elbo, Exact, ProbabilityFlow, Twin, balanced_noise, best_log_density
 from bayesdiff.diffusion.noise import gaussian_log_density
 from bayesdiff.diffusion.samplers import reverse_sde
 from bayesdiff.diffusion.schedules import Cosine
@@ -280,7 +280,7 @@ def test_bound_with_the_twin_finds_density_and_gradients_of_a_field_mixture():
 
 
 def test_noise_of_the_bound_is_white_and_balanced():
-    noise = np.asarray(jax.jit(lambda key: _balanced_noise(key, 64, (1, 16, 16), jnp.float64))(jax.random.key(1)))
+    noise = np.asarray(jax.jit(lambda key: balanced_noise(key, 64, (1, 16, 16), jnp.float64))(jax.random.key(1)))
     flat = noise.reshape(64, 256)
     covariance = flat @ flat.T / 256
     assert (covariance - np.eye(64))[~np.eye(64, dtype=bool)].std() == pytest.approx(1 / 16, rel=0.1)

@@ -30,7 +30,7 @@ def test_target_of_a_pool_is_the_posterior_mean_with_less_scatter(x64):
             cut, choose, white = jax.random.split(key, 3)
             fields = colour(jax.random.normal(cut, (POOL, 1, SIZE, SIZE)), power)
             pool = pool_of(fields)
-            x, _ = pool.choose(choose)
+            x = pool.choose(choose).field
             y = x + s * colour(jax.random.normal(white, x.shape), noise_power)
             truth = gaussian(y, jnp.asarray(s), noise_power, jnp.zeros(0))
             pooled = pool.posterior_mean(y, jnp.asarray(s), noise_power)
@@ -59,7 +59,7 @@ def test_windows_of_contrast_are_chosen_more_often_and_means_stay():
 
     def one(key):
         pool_key, choose = jax.random.split(key)
-        x, weight = draw_pool(pool_key, windows, 16).choose(choose)
+        x, weight, _ = draw_pool(pool_key, windows, 16).choose(choose)
         power = jnp.mean(x**2)
         return power, weight, power > 8.0
 

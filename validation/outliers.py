@@ -126,7 +126,7 @@ def _differences(model, y, theta, mean, estimators) -> dict[str, float]:
     for name, estimator in estimators.items():
         density = jax.jit(lambda p, estimator=estimator: estimator(model, y, p[2], p[:2]))
         differences[name] = float(density(theta) - density(mean))
-    twin = [model.twin.log_density(y, p[2], model.noise_power(p[:2])) for p in (theta, mean)]
+    twin = [model.twin_at(p[:2]).log_density(y, p[2], model.noise_power(p[:2])) for p in (theta, mean)]
     return {**differences, "twin": float(twin[0] - twin[1])}
 
 
@@ -151,9 +151,9 @@ def _bands(model: bd.DiffusionModel, x: jax.Array, y: jax.Array, theta: jax.Arra
         )
     )
     found = jnp.mean(draw(jax.random.split(jax.random.key(50), NUM_FIELDS)), axis=0)
-    twin = denoiser.reference
+    twin = denoiser.reference.at(context)
     network, wiener = (mode_power(d(y, s, noise_power, context) - x) for d in (denoiser, twin))
-    expected = denoiser.posterior_variance(y, s, noise_power)
+    expected = denoiser.posterior_variance(y, s, noise_power, context)
     gaussian = s**2 * noise_power * twin.levels(s, noise_power).signal
     total = s**2 * noise_power
     return Bands(

@@ -73,6 +73,11 @@ class GaussianDenoiser:
         if is_concrete(self.mean):
             object.__setattr__(self, "mean", jnp.asarray(self.mean, dtype=float))
 
+    def at(self, context: jax.Array) -> GaussianDenoiser:
+        """Itself: this field is the same at every context (see ``GaussianFamily`` for fields that are not)."""
+        del context
+        return self
+
     def levels(self, s: jax.Array, noise_power: jax.Array) -> Levels:
         """Total power and signal and noise fractions at noise level s."""
         noise = s**2 * noise_power
@@ -108,11 +113,23 @@ class GaussianDenoiser:
         return denoiser
 
 
-def twin(denoiser: Denoiser) -> GaussianDenoiser | None:
+@runtime_checkable
+class GaussianReference(Protocol):
+    """A Gaussian field at every context."""
+
+    def at(self, context: jax.Array) -> GaussianDenoiser:
+        """The Gaussian field at one context (num_context,)."""
+        ...
+
+
+def twin(denoiser: Denoiser) -> GaussianReference | None:
     """The Gaussian field with the prior's mean and power spectrum, where the denoiser knows it."""
-    if isinstance(denoiser, GaussianDenoiser):
-        return denoiser
-    return getattr(denoiser, "reference", None)
+    return denoiser if isinstance(denoiser, GaussianReference) else getattr(denoiser, "reference", None)
+
+
+def is_gaussian(denoiser: Denoiser) -> bool:
+    """Whether the denoiser is that of a Gaussian field: exact, and its own twin."""
+    return isinstance(denoiser, GaussianReference)
 
 
 def generator(denoiser: Denoiser) -> Denoiser:

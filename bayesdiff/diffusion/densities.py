@@ -24,14 +24,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesdiff.diffusion.denoiser import GaussianDenoiser, scaled_score
+from bayesdiff.diffusion.denoiser import GaussianDenoiser, is_gaussian, scaled_score
 from bayesdiff.diffusion.flow import integrate, reference_of, velocity, with_divergence
 from bayesdiff.diffusion.fourier import hartley
 from bayesdiff.diffusion.model import DiffusionModel
@@ -64,7 +64,7 @@ class LogDensity(Protocol):
 
 def best_log_density(model: DiffusionModel) -> LogDensity:
     """The closed form where the denoiser has one, else the bound with the twin as reference."""
-    return Exact() if isinstance(model.denoiser, GaussianDenoiser) else Elbo()
+    return Exact() if is_gaussian(model.denoiser) else Elbo()
 
 
 @jax.tree_util.register_dataclass
@@ -74,9 +74,10 @@ class Exact:
 
     def __call__(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
         """Density log p(y | s, context)."""
-        if not isinstance(model.denoiser, GaussianDenoiser):
+        if not is_gaussian(model.denoiser):
             raise ValueError(f"Exact needs a GaussianDenoiser, got {type(model.denoiser).__name__}; use Elbo()")
-        return model.denoiser.log_density(y, s, model.noise_power(context))
+        gaussian: Any = model.twin_at(context)
+        return gaussian.log_density(y, s, model.noise_power(context))
 
     def estimate(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> Estimate:
         """The value, without error."""
@@ -100,7 +101,7 @@ class Twin:
 
     def __call__(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
         """Log of the mean over amplitudes of N(y; mu, A P + s^2 S), times the exponent."""
-        twin, noise_power = model.twin, model.noise_power(context)
+        twin, noise_power = model.twin_at(context), model.noise_power(context)
         if twin is None:
             raise ValueError("the denoiser of this model knows no Gaussian twin")
         densities = jax.vmap(
@@ -154,7 +155,7 @@ class ProbabilityFlow:
 
     def estimate(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> Estimate:
         """The value and the standard error of the divergence over the probes."""
-        reference = reference_of(model, self.reference)
+        reference = reference_of(model, self.reference, context)
         noise_power = model.noise_power(context)
         field = velocity(model.denoiser, reference, noise_power, context)
 
@@ -213,7 +214,7 @@ class Elbo:
     def estimate(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> Estimate:
         """The value and its standard error over the independent noise draws (zero when there is one)."""
         noise_power = model.noise_power(context)
-        twin = model.twin if self.reference else None
+        twin = model.twin_at(context) if self.reference else None
         s = jnp.asarray(s, dtype=y.dtype)
         span = jnp.maximum(jnp.log(jnp.asarray(model.noise_levels()[1], dtype=y.dtype)) - jnp.log(s), SHORTEST_SPAN)
 
@@ -227,7 +228,7 @@ class Elbo:
         offset_key, noise_key = jax.random.split(self.key)
         offsets = jax.random.uniform(offset_key, (self.num_noise, self.num_times), y.dtype, minval=SMALLEST_OFFSET)
         q = (jnp.arange(self.num_times) + offsets) / self.num_times
-        draw = jax.vmap(lambda key: _balanced_noise(key, self.num_times, y.shape, y.dtype))
+        draw = jax.vmap(lambda key: balanced_noise(key, self.num_times, y.shape, y.dtype))
         white = draw(jax.random.split(noise_key, self.num_noise))
         flat = (white.reshape(-1, *y.shape), q.reshape(-1))
         values = jax.lax.map(jax.checkpoint(integrand), flat, batch_size=min(8, len(flat[1])))
@@ -235,7 +236,7 @@ class Elbo:
         if twin is not None:
             start = twin.log_density(y, s, noise_power)
         else:
-            start = self._expected_end(model, y, s, noise_power) + y.size * (span - 0.5 * jnp.expm1(-2.0 * span))
+            start = _expected_end(model, y, s, noise_power, context) + y.size * (span - 0.5 * jnp.expm1(-2.0 * span))
         error = jnp.std(per_draw, ddof=1) / jnp.sqrt(self.num_noise) if self.num_noise > 1 else jnp.zeros(())
         return Estimate(start - jnp.mean(per_draw), error)
 
@@ -256,17 +257,18 @@ class Elbo:
         r_twin = scaled_score(twin, noisy, higher, noise_power, context)
         return jnp.sum((r - r_twin) * (r + r_twin + 2.0 * kappa * white))
 
-    def _expected_end(self, model, y, s, noise_power) -> jax.Array:
-        """E log p_1(y_1), p_1 the Gaussian that the field is at t = 1."""
-        highest = jnp.asarray(model.noise_levels()[1], dtype=y.dtype)
-        reference = reference_of(model, None)
-        total = jnp.broadcast_to(reference.levels(highest, noise_power).total, y.shape)
-        spread = jnp.broadcast_to((highest**2 - s**2) * noise_power, y.shape) / total
-        whitened = reference.whiten(y, highest, noise_power)
-        return -0.5 * accurate_sum(whitened**2 + spread + jnp.log(2.0 * jnp.pi * total))
+
+def _expected_end(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context) -> jax.Array:
+    """E log p_1(y_1), p_1 the Gaussian that the field is at t = 1."""
+    highest = jnp.asarray(model.noise_levels()[1], dtype=y.dtype)
+    reference = reference_of(model, None, context)
+    total = jnp.broadcast_to(reference.levels(highest, noise_power).total, y.shape)
+    spread = jnp.broadcast_to((highest**2 - s**2) * noise_power, y.shape) / total
+    whitened = reference.whiten(y, highest, noise_power)
+    return -0.5 * accurate_sum(whitened**2 + spread + jnp.log(2.0 * jnp.pi * total))
 
 
-def _balanced_noise(key: jax.Array, num: int, shape: tuple[int, ...], dtype) -> jax.Array:
+def balanced_noise(key: jax.Array, num: int, shape: tuple[int, ...], dtype) -> jax.Array:
     """White noise of neighbouring strata whose power is balanced mode by mode, shape (num, *shape).
 
     In every run of up to 8 strata the size of each Fourier (Hartley) coefficient is a Latin hypercube sample of its

@@ -26,7 +26,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, generator
+from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, generator, is_gaussian
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.sums import accurate_sum
@@ -39,11 +39,11 @@ NUM_NODES = 64
 Field = Callable[[jax.Array, Any], Any]
 
 
-def reference_of(model: DiffusionModel, reference: GaussianDenoiser | None) -> GaussianDenoiser:
-    """``reference``, or the model's twin, or unit white noise where neither is known."""
+def reference_of(model: DiffusionModel, reference: GaussianDenoiser | None, context: jax.Array) -> GaussianDenoiser:
+    """``reference``, or the model's twin at this context, or unit white noise where neither is known."""
     if reference is not None:
         return reference
-    return model.twin or GaussianDenoiser(jnp.ones(model.event_shape[-2:]))
+    return model.twin_at(context) or GaussianDenoiser(jnp.ones(model.event_shape[-2:]))
 
 
 def velocity(denoiser: Denoiser, reference: GaussianDenoiser, noise_power: jax.Array, context: jax.Array) -> Field:
@@ -187,10 +187,11 @@ def _discretise(
     model: DiffusionModel, like: jax.Array, context: jax.Array, num_steps: int, reference: GaussianDenoiser | None
 ) -> tuple[GaussianDenoiser, Field | None, tuple[jax.Array, jax.Array]]:
     """Reference, vector field (None where it is at rest) and the ends (num_steps,) of the steps in log s."""
-    reference = reference_of(model, reference)
+    at_rest = is_gaussian(model.denoiser) and (reference is None or reference is model.denoiser)
+    reference = reference_of(model, reference, context)
     noise_power = model.noise_power(context)
     lowest, highest = model.noise_levels()
-    if isinstance(model.denoiser, GaussianDenoiser) and reference is model.denoiser:
+    if at_rest:
         return reference, None, (jnp.zeros(0), jnp.zeros(0))
     span = jnp.linspace(jnp.log(highest), jnp.log(max(lowest, LOWEST_NOISE_LEVEL)), NUM_NODES, dtype=like.dtype)
     levels = spread(reference, noise_power, span, num_steps)

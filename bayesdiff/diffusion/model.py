@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, twin
+from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, GaussianReference, twin
 from bayesdiff.diffusion.noise import Noise
 from bayesdiff.diffusion.refusals import inside, refuse_outside, refuse_shape
 from bayesdiff.diffusion.schedules import Schedule, noise_level, noise_level_range
@@ -58,7 +58,7 @@ class DiffusionModel:
         if not isinstance(self.event_shape, tuple) or len(self.event_shape) != 3 or min(self.event_shape) < 1:
             raise ValueError(f"event_shape must be (channels, height, width), got {self.event_shape}")
         object.__setattr__(self, "context_names", tuple(self.context_names))
-        power = () if self.twin is None else np.shape(self.twin.power)[-2:]
+        power = np.shape(getattr(self.twin, "power", ()))[-2:] or getattr(self.twin, "shape", ())
         if len(power) == 2 and power != self.event_shape[-2:]:
             raise ValueError(f"the power of the denoiser is given on {power} modes, but a field is {self.event_shape}")
         if self.context_bounds is None:
@@ -69,15 +69,21 @@ class DiffusionModel:
                 object.__setattr__(self, "context_bounds", tuple(known[name] for name in self.context_names))
 
     @property
-    def twin(self) -> GaussianDenoiser | None:
-        """The Gaussian field with the prior's mean and power, if the denoiser knows one."""
+    def twin(self) -> GaussianReference | None:
+        """The Gaussian field with the prior's mean and power, if the denoiser knows one, by ``at(context)``."""
         return twin(self.denoiser)
+
+    def twin_at(self, context: jax.Array) -> GaussianDenoiser | None:
+        """The twin at one context (num_context,)."""
+        return None if self.twin is None else self.twin.at(context)
 
     @property
     def prior_depends_on_context(self) -> bool:
         """Whether the distribution of x itself, and not only that of the noise, depends on the context."""
         if not self.context_names or isinstance(self.denoiser, GaussianDenoiser):
             return False
+        if self.twin is not None and not isinstance(self.twin, GaussianDenoiser):
+            return True
         return not any(callable(power) for power in getattr(self.noise, "components", {}).values())
 
     @property

@@ -77,7 +77,7 @@ def reverse_sde(
     def step(carry, inputs):
         y, expected, weight = carry
         key, s, s_next = inputs
-        gain = _gain(model, y, s, noise_power)
+        gain = _gain(model, y, s, noise_power, context)
         # What the last step's noise did to the denoiser beyond what a Gaussian field of covariance A would show.
         excess = model.denoiser(y, s, noise_power, context) - expected.denoised - filter_field(expected.noise, gain)
         shift = filter_field(excess, weight)
@@ -115,7 +115,7 @@ def probability_flow(
     Returns:
         The field at noise level ``end``; from the lowest level, its denoised limit.
     """
-    reference = reference_of(model, None)
+    reference = reference_of(model, None, context)
     noise_power = model.noise_power(context)
     lowest = model.noise_levels()[0]
     stop = jnp.maximum(lowest if end is None else end, LOWEST_NOISE_LEVEL)
@@ -129,12 +129,13 @@ def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_st
     return push(model, jax.random.normal(key, model.event_shape), context, num_steps)
 
 
-def _gain(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
+def _gain(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
     """A, the mean of |F(x - D)|^2 over s^2 Sigma per mode, (C, H, W); zero where the denoiser does not know it."""
     if isinstance(model.denoiser, GaussianDenoiser):
         gain = model.denoiser.levels(s, noise_power).signal
     elif hasattr(model.denoiser, "posterior_variance"):
-        gain = model.denoiser.posterior_variance(y, s, noise_power) / (s**2 * noise_power)  # type: ignore[attr-defined]
+        variance = model.denoiser.posterior_variance(y, s, noise_power, context)  # type: ignore[attr-defined]
+        gain = variance / (s**2 * noise_power)
     else:
         gain = jnp.zeros(())
     return jnp.broadcast_to(gain, y.shape)

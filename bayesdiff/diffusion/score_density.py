@@ -84,7 +84,7 @@ class ScoreGradient:
         point = jax.lax.stop_gradient(y)
         context = jax.lax.stop_gradient(context)
         noise_power = model.noise_power(context)
-        reference = reference_of(model, None)
+        reference = reference_of(model, None, context)
         away = point - reference.mean
 
         def score(y: jax.Array) -> jax.Array:

@@ -24,12 +24,14 @@ from safetensors.numpy import save as save_tensors
 
 from bayesdiff.diffusion import schedules
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.gaussian_family import GaussianFamily
 from bayesdiff.diffusion.model import Card, DiffusionModel
 from bayesdiff.diffusion.noise import Noise, StationaryNoise, WhiteNoise
 
 FORMAT = 3
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _STRUCTURE = ("denoiser", "noise", "schedule", "event_shape", "context_names", "context_bounds", "name")
+_FAMILY = ("log_power", "mean", "context_low", "context_high")
 _TABLES = ("gain", "feedback", "residual_variance")
 _POWER_TYPES = {
     "cmb_power": ("bayesdiff.cosmology", "CMBPower"),
@@ -112,11 +114,15 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
     if isinstance(denoiser, GaussianDenoiser):
         tensors["power"], tensors["mean"] = np.asarray(denoiser.power), np.asarray(denoiser.mean)
         return {"type": "gaussian"}
+    if isinstance(denoiser, GaussianFamily):
+        for name in _FAMILY:
+            tensors[f"family_{name}"] = np.asarray(getattr(denoiser, name))
+        return {"type": "gaussian_family", "shape": list(denoiser.shape), "degree": denoiser.degree}
     from bayesdiff.networks.wiener import WienerDenoiser
 
     if not isinstance(denoiser, WienerDenoiser):
-        raise ValueError(f"only GaussianDenoiser and WienerDenoiser can be stored, got {type(denoiser).__name__}")
-    _describe_denoiser(denoiser.reference, tensors)
+        raise ValueError(f"only Gaussian denoisers and WienerDenoiser can be stored, got {type(denoiser).__name__}")
+    reference = _describe_denoiser(denoiser.reference, tensors)
     tensors["context_low"], tensors["context_high"] = (
         np.asarray(denoiser.context_low),
         np.asarray(denoiser.context_high),
@@ -129,15 +135,21 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
         tensors[name] = np.asarray(getattr(denoiser, name).values)
     for name, value in _flatten(denoiser.params).items():
         tensors[f"network.{name}"] = np.asarray(value)
-    return {"type": "wiener", "network": asdict(denoiser.config)}
+    return {"type": "wiener", "reference": reference, "network": asdict(denoiser.config)}
 
 
 def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
-    reference = GaussianDenoiser(jnp.asarray(tensors["power"]), jnp.asarray(tensors["mean"]))
     if card.get("type") == "gaussian":
-        return reference
+        return GaussianDenoiser(jnp.asarray(tensors["power"]), jnp.asarray(tensors["mean"]))
+    if card.get("type") == "gaussian_family":
+        arrays = [jnp.asarray(tensors[f"family_{name}"]) for name in _FAMILY]
+        return GaussianFamily(*arrays, tuple(card["shape"]), card["degree"])
     if card.get("type") != "wiener":
-        raise ValueError(f"the card's denoiser must be of type 'gaussian' or 'wiener', got {card.get('type')!r}")
+        raise ValueError(
+            f"the card's denoiser must be of type 'gaussian', 'gaussian_family' or 'wiener', got {card.get('type')!r}"
+        )
+    # Cards written before there were families do not say of which kind the reference is.
+    reference = _build_denoiser(card.get("reference", {"type": "gaussian"}), tensors)
     from bayesdiff.networks.band_table import BandTable
     from bayesdiff.networks.spectral_mixture import SpectralMixture
     from bayesdiff.networks.unet import UNetConfig

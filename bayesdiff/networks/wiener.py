@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bayesdiff.diffusion.denoiser import GaussianDenoiser, Levels
+from bayesdiff.diffusion.denoiser import GaussianReference, Levels
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.networks.band_table import BandTable, constant_table
 from bayesdiff.networks.spectral_mixture import NUM_FEATURES, SpectralMixture, single_spectrum
@@ -51,7 +51,7 @@ class WienerDenoiser:
     """A learned prior: a Gaussian field corrected by a network.
 
     Attributes:
-        reference: the Gaussian field with the prior's mean and power, its twin.
+        reference: the Gaussian field with the prior's mean and power at every context, its twin.
         spectra: the spectra of the prior's fields about that of the twin.
         params: parameters of the network (an NNX state).
         context_low: lower ends of the context's range, shape (num_context,).
@@ -64,7 +64,7 @@ class WienerDenoiser:
         config: architecture of the network.
     """
 
-    reference: GaussianDenoiser
+    reference: GaussianReference
     spectra: SpectralMixture
     params: Any
     context_low: jax.Array
@@ -84,14 +84,15 @@ class WienerDenoiser:
 
     def __call__(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
         """E[x | y] of one field (C, H, W)."""
+        mean = self.reference.at(context).mean
         levels, residual = self.correct(y, s, noise_power, context)
-        filtered = self.reference.mean + filter_field(y - self.reference.mean, levels.signal)
+        filtered = mean + filter_field(y - mean, levels.signal)
         return (filtered + filter_field(residual, jnp.sqrt(s**2 * noise_power * levels.signal))).astype(y.dtype)
 
     def scaled_score(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
         """Sigma^(-1/2) (D - y) / s = -b^(1/2) u + a^(1/2) N, without a division by Sigma^(1/2)."""
         levels, residual = self.correct(y, s, noise_power, context)
-        gaussian = -filter_field(y - self.reference.mean, jnp.sqrt(levels.noise / levels.total))
+        gaussian = -filter_field(y - self.reference.at(context).mean, jnp.sqrt(levels.noise / levels.total))
         return gaussian + filter_field(residual, jnp.sqrt(levels.signal))
 
     def correct(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> Correction:
@@ -105,11 +106,12 @@ class WienerDenoiser:
         self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array
     ) -> tuple[Levels, jax.Array, jax.Array]:
         """Levels, the whitened field and the network's own output, (C, H, W) each."""
-        levels, features = self.spectra(self.reference, y, s, noise_power)
-        centred = y - self.reference.mean
+        reference = self.reference.at(context)
+        levels, features = self.spectra(reference, y, s, noise_power)
+        centred = y - reference.mean
         whitened = filter_field(centred, 1.0 / jnp.sqrt(levels.total))
         signal_part = filter_field(centred, jnp.sqrt(levels.signal / levels.total))
-        kept = filter_field(centred, jnp.sqrt(levels.signal * self.reference.power / levels.total))
+        kept = filter_field(centred, jnp.sqrt(levels.signal * reference.power / levels.total))
         inputs = jnp.concatenate([whitened, signal_part, kept], axis=0)
         scaled = (2.0 * context - self.context_low - self.context_high) / (self.context_high - self.context_low)
         log_snr = jnp.mean(features) - 2.0 * jnp.log(s)
@@ -121,10 +123,10 @@ class WienerDenoiser:
         )
         return levels, whitened, jnp.moveaxis(outputs[0], -1, 0).astype(y.dtype)
 
-    def posterior_variance(self, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
+    def posterior_variance(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
         """E |F(x - D)|^2 per mode."""
-        levels = self.spectra(self.reference, y, s, noise_power).levels
-        height, width = self.reference.power.shape[-2:]
+        levels = self.spectra(self.reference.at(context), y, s, noise_power).levels
+        height, width = y.shape[-2:]
         return s**2 * noise_power * levels.signal * self.residual_variance(s, (height, width))
 
     def with_params(self, params: Any) -> WienerDenoiser:
@@ -163,7 +165,7 @@ def _graph_of(config: UNetConfig) -> nnx.GraphDef:
 
 def initialise(
     seed: int,
-    reference: GaussianDenoiser,
+    reference: GaussianReference,
     config: UNetConfig,
     context_low=(),
     context_high=(),

@@ -1,8 +1,8 @@
 """The diffusion sites of a NumPyro model, as the engines of this package see them.
 
 A site y ~ NoisyDiffusion can be read in three ways without a change to the model: with another estimator of its log
-density (:func:`with_log_density`), with its field as a latent block (:func:`with_residual_power`), or as the
-distribution itself at given parameters (:func:`noisy_sites`).
+density (:func:`with_log_density`, also of a site x ~ DiffusionPrior), with its field as a latent block
+(:func:`with_residual_power`), or as the distribution itself at given parameters (:func:`noisy_sites`).
 """
 
 from __future__ import annotations
@@ -13,38 +13,51 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from numpyro import handlers
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import Distribution, ExpandedDistribution, constraints
 from numpyro.infer.util import constrain_fn
 from numpyro.primitives import Messenger
 
 from bayesdiff.diffusion.densities import LogDensity
 from bayesdiff.diffusion.fourier import RadialModes, mode_power
 from bayesdiff.diffusion.model import DiffusionModel
-from bayesdiff.distributions import NoisyDiffusion
+from bayesdiff.distributions import DiffusionPrior, NoisyDiffusion
 from bayesdiff.distributions.batching import over_batch
 
 from .target import BoundModel, Data, Model, Position, Target
 
 
 class _ReplaceSites(Messenger):
-    """Replace every observed NoisyDiffusion site by ``change(name, distribution, value)``."""
+    """Replace every observed site of some kind by ``change(name, distribution, value)``."""
 
-    def __init__(self, fn: Model, change: Callable[[str, NoisyDiffusion, Any], tuple[Distribution, Any]]):
+    def __init__(self, fn: Model, kind: Any, change: Callable[[str, Any, Any], tuple[Distribution, Any]]):
         super().__init__(fn)
-        self.change = change
+        self.kind, self.change = kind, change
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["is_observed"] and isinstance(msg["fn"], NoisyDiffusion):
-            msg["fn"], msg["value"] = self.change(msg["name"], msg["fn"], msg["value"])
+        if msg["type"] != "sample" or not msg["is_observed"]:
+            return
+        fn = msg["fn"]
+        if isinstance(fn, self.kind):
+            msg["fn"], msg["value"] = self.change(msg["name"], fn, msg["value"])
+        elif isinstance(unexpanded(fn), self.kind):
+            changed, msg["value"] = self.change(msg["name"], unexpanded(fn), msg["value"])
+            msg["fn"] = changed.expand(fn.batch_shape)
+
+
+def unexpanded(fn: Distribution) -> Distribution:
+    """The distribution itself, where a plate has expanded it."""
+    return fn.base_dist if isinstance(fn, ExpandedDistribution) else fn
 
 
 def with_log_density(model: Model, log_density: LogDensity) -> Model:
-    """The model with the estimator of every observed NoisyDiffusion site replaced."""
+    """The model with the estimator of every observed site of a diffusion replaced."""
 
-    def change(name: str, fn: NoisyDiffusion, value: Any) -> tuple[Distribution, Any]:
+    def change(name: str, fn: NoisyDiffusion | DiffusionPrior, value: Any) -> tuple[Distribution, Any]:
+        if isinstance(fn, DiffusionPrior):
+            return DiffusionPrior(fn.model, fn.context, log_density), value
         return NoisyDiffusion(fn.model, fn.noise_level, fn.context, log_density), value
 
-    return _ReplaceSites(model, change)
+    return _ReplaceSites(model, (NoisyDiffusion, DiffusionPrior), change)
 
 
 def with_residual_power(model: Model, powers: Mapping[str, jax.Array]) -> Model:
@@ -53,7 +66,7 @@ def with_residual_power(model: Model, powers: Mapping[str, jax.Array]) -> Model:
     def change(name: str, fn: NoisyDiffusion, value: Any) -> tuple[Distribution, Any]:
         return ResidualPower(fn.model, fn.noise_level, fn.context), powers[name]
 
-    return _ReplaceSites(model, change)
+    return _ReplaceSites(model, NoisyDiffusion, change)
 
 
 class ResidualPower(Distribution):
@@ -129,3 +142,11 @@ def require_noisy_sites(key: jax.Array, target: Target, who: str) -> dict[str, N
         seen = ", ".join(f"{name} ~ {type(kinds[name]).__name__}" for name in target.functions.observed)
         raise ValueError(f"{who} needs an observed site with a NoisyDiffusion distribution; the model observes {seen}")
     return {name: fn for name, (fn, _) in sites.items()}
+
+
+def observed_diffusions(key: jax.Array, target: Target) -> dict[str, NoisyDiffusion | DiffusionPrior]:
+    """Every observed site whose density is that of a diffusion, by name, at one prior draw."""
+    position = target.functions.draw_prior(key, target.data)
+    kinds = target.functions.distributions(position, target.data)
+    sites = {name: unexpanded(kinds[name]) for name in target.functions.observed}
+    return {name: fn for name, fn in sites.items() if isinstance(fn, NoisyDiffusion | DiffusionPrior)}

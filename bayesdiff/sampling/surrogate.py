@@ -1,9 +1,11 @@
 """The corrected marginal: an interpolated correction to the closed-form likelihood of the Gaussian twin.
 
 For parameters theta of low dimension, log p(y | theta) = c log p_twin(y | theta) + Delta(theta). The first term is in
-closed form; Delta costs hundreds of network evaluations per point, but it is smooth. The twin, whose power has a free
-amplitude averaged over a small grid, is a first guess only, and too sure of itself: its likelihood of a field that is
-not Gaussian varies several times as much as the learned one and has its maximum elsewhere. Hence c = 0.2. So
+closed form; Delta costs hundreds of network evaluations per point, but it is smooth. The twin of a prior that does not
+depend on theta, whose power has a free amplitude averaged over a small grid, is a first guess only, and too sure of
+itself: its likelihood of a field that is not Gaussian varies several times as much as the learned one and has its
+maximum elsewhere. Hence c = 0.2. The twin of a conditional prior knows how mean and power depend on theta, and stands
+as it is. So
 
 1. sample the posterior with the twin's likelihood and choose a design over its bulk;
 2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process, in
@@ -35,7 +37,7 @@ from bayesdiff.diffusion.densities import Elbo, LogDensity, Twin
 
 from .chains import Kernel, Prepared, explore
 from .coordinates import Coordinates, coordinates_of
-from .diffusion_sites import require_noisy_sites, with_log_density
+from .diffusion_sites import observed_diffusions, require_noisy_sites, with_log_density
 from .gaussian_process import Fit, Interpolant, fit, nothing
 from .layout import Layout
 from .nuts import NUTS, nuts_kernel
@@ -102,9 +104,10 @@ class MarginalSurrogate:
         """Fit the surrogate, then hand its density to NUTS.
 
         Raises:
-            ValueError: the model has no NoisyDiffusion site, its denoiser has no twin, or it has too many parameters.
+            ValueError: the model observes no diffusion, its denoiser has no twin, or it has too many parameters.
         """
-        for name, fn in require_noisy_sites(key, target, "MarginalSurrogate").items():
+        sites = observed_diffusions(key, target) or require_noisy_sites(key, target, "MarginalSurrogate")
+        for name, fn in sites.items():
             if fn.model.twin is None:
                 raise ValueError(
                     f"MarginalSurrogate needs a denoiser with a Gaussian twin; that of site {name!r} has none"
@@ -130,7 +133,8 @@ class MarginalSurrogate:
 
     def _programs(self, key: jax.Array, target: Target) -> _Densities:
         log_density = self.log_density or _default_log_density()
-        return _programs(target.functions, log_density, coordinates_of(key, target))
+        conditional = any(fn.model.prior_depends_on_context for fn in observed_diffusions(key, target).values())
+        return _programs(target.functions, _reference(conditional), log_density, coordinates_of(key, target))
 
     def _kernel(self, densities: _Densities, target: Target) -> Kernel:
         kernel = nuts_kernel(self.nuts, densities.corrected, Layout.of(target.latent_shapes))
@@ -151,10 +155,17 @@ def _default_log_density() -> LogDensity:
     return Elbo(num_times=32, num_noise=1)
 
 
+@lru_cache(maxsize=2)
+def _reference(conditional: bool) -> LogDensity:
+    return Twin(jnp.zeros(1)) if conditional else Twin(jnp.asarray(LOG_AMPLITUDES), TWIN_EXPONENT)
+
+
 @lru_cache(maxsize=16)
-def _programs(functions: BoundModel, log_density: LogDensity, coordinates: Coordinates) -> _Densities:
+def _programs(
+    functions: BoundModel, reference: LogDensity, log_density: LogDensity, coordinates: Coordinates
+) -> _Densities:
     """The same functions for the same model, so that new data compile nothing."""
-    twin = _functions_with(functions, Twin(jnp.asarray(LOG_AMPLITUDES), TWIN_EXPONENT))
+    twin = _functions_with(functions, reference)
     full = _functions_with(functions, log_density)
 
     def corrected(position: Position, data: Data) -> jax.Array:
