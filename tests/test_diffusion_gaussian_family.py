@@ -73,7 +73,8 @@ def test_family_is_a_prior_with_closed_forms(family):
     closed = float(gaussian.log_density(y, jnp.asarray(0.5), jnp.ones((SIZE, SIZE))))
     for estimator in (bd.Exact(), bd.Elbo(num_times=4, num_noise=1), bd.ProbabilityFlow("exact", num_steps=4)):
         assert float(bd.NoisyDiffusion(model, 0.5, context, estimator).log_prob(y)) == pytest.approx(closed, abs=1e-8)
-    draws = bd.NoisyDiffusion(model, 0.5, context).sample_latent(jax.random.key(2), jnp.broadcast_to(y, (2000, *y.shape)))
+    observed = jnp.broadcast_to(y, (2000, *y.shape))
+    draws = bd.NoisyDiffusion(model, 0.5, context).sample_latent(jax.random.key(2), observed)
     mean = np.asarray(gaussian(y, jnp.asarray(0.5), jnp.ones((SIZE, SIZE)), context))
     sd = np.asarray(draws).std(axis=0)
     assert np.abs((np.asarray(draws).mean(axis=0) - mean) / sd * np.sqrt(2000)).max() < 4.5
@@ -85,9 +86,7 @@ def test_gradients_with_respect_to_the_context_are_those_of_the_closed_form(fami
     slope = jax.grad(lambda c: bd.DiffusionPrior(model, c).log_prob(x))(jnp.array([0.1, 2.5]))
     h = 1e-5
     for i in range(2):
-        ends = [
-            float(bd.DiffusionPrior(model, jnp.array([0.1, 2.5]).at[i].add(d)).log_prob(x)) for d in (-h, h)
-        ]
+        ends = [float(bd.DiffusionPrior(model, jnp.array([0.1, 2.5]).at[i].add(d)).log_prob(x)) for d in (-h, h)]
         assert float(slope[i]) == pytest.approx((ends[1] - ends[0]) / (2 * h), rel=1e-5)
 
 

@@ -10,8 +10,10 @@ Sigma^(1/2) n at noise levels s_i, v_i = s_i^2 - s^2, and r(y, s) = s Sigma^(1/2
     L_T = KL(N(y, v_T Sigma) || p_1),
 
 e_i the error of the predicted noise. L_0 alone, or the first K terms, know the smallest scales only and are not a
-density of y: a posterior from them is narrower or wider than what the field tells. All terms tend to
-:class:`bayesdiff.Elbo` without reference as T grows.
+density of y: a posterior from them is narrower or wider than what the field tells. All terms together are, as T grows,
+:class:`bayesdiff.Elbo` without reference less a constant per pixel: the first steps raise v by factors of 2, 3/2, 4/3,
+... however small they are, and there the Gaussian of fixed variance is a poor guess of y_i given y_(i+1). The constant,
+half of Euler's gamma where v grows linearly, is the same at all parameters.
 
 A thousand terms need a thousand evaluations of the denoiser. With ``num_sampled`` a few are chosen, stratified, with
 probabilities ``importance`` and weighted by their inverse, once and for all, like the noise.
@@ -181,7 +183,8 @@ def measured_importance(
         Weights (T,), of sum one.
     """
     s = jnp.asarray(max(model.noise_levels()[0], 1e-3))
-    index = np.unique(np.rint(np.geomspace(1, num_timesteps, num_levels)).astype(int) - 1)
+    places = np.geomspace(1, num_timesteps, num_levels), np.linspace(1, num_timesteps, num_levels)
+    index = np.unique(np.rint(np.concatenate([places[0][::2], places[1][1::2], places[1][-1:]])).astype(int) - 1)
 
     @jax.jit
     def rms(i: jax.Array) -> jax.Array:
@@ -196,8 +199,7 @@ def measured_importance(
         return jnp.sqrt(jnp.mean(each))
 
     measured = np.array([float(rms(jnp.asarray(i))) for i in index])
-    places = np.log1p(np.arange(num_timesteps)), np.log1p(index)
-    weights = np.exp(np.interp(*places, np.log(np.maximum(measured, 1e-12))))
+    weights = np.interp(np.arange(num_timesteps), index, measured)
     weights = np.maximum(weights, 0.05 * weights.mean())
     return weights / weights.sum()
 

@@ -32,6 +32,8 @@ class UNetConfig:
         attention: one self-attention layer at the lowest resolution.
         padding: ``"CIRCULAR"`` for periodic fields, ``"REFLECT"`` otherwise.
         seam: add an input map that marks the edge of the field.
+        patch: side of the squares of pixels that the network sees as one, with a channel for each pixel: on a CPU most
+            of the time goes to the highest resolution, and a patch of 2 saves two thirds of it.
     """
 
     in_channels: int
@@ -43,6 +45,7 @@ class UNetConfig:
     attention: bool = True
     padding: str = "CIRCULAR"
     seam: bool = False
+    patch: int = 1
 
 
 def _conv(config: UNetConfig, inputs: int, outputs: int, rngs: nnx.Rngs, size: int = 3, zero: bool = False) -> nnx.Conv:
@@ -106,7 +109,8 @@ class UNet(nnx.Module):
         widths, num = config.channels, config.embedding
         self.embed1 = nnx.Linear(num + config.num_context, num, rngs=rngs)
         self.embed2 = nnx.Linear(num, num, rngs=rngs)
-        self.stem = _conv(config, config.in_channels + (2 if config.seam else 0), widths[0], rngs)
+        inputs = config.in_channels + (2 if config.seam else 0)
+        self.stem = _conv(config, inputs * config.patch**2, widths[0], rngs)
 
         down, merge, up = [], [], []
         previous = widths[0]
@@ -122,20 +126,20 @@ class UNet(nnx.Module):
             previous = width
         self.down, self.merge, self.up = nnx.List(down), nnx.List(merge), nnx.List(up)
         self.last_norm = _group_norm(previous, rngs)
-        self.last = _conv(config, previous, config.out_channels, rngs, zero=True)
+        self.last = _conv(config, previous, config.out_channels * config.patch**2, rngs, zero=True)
 
     def __call__(self, h: jax.Array, log_snr: jax.Array, context: jax.Array) -> jax.Array:
         """Map fields (N, H, W, in_channels) to (N, H, W, out_channels).
 
         Args:
-            h: input fields; H and W divisible by 2 to the number of levels less one.
+            h: input fields; H and W divisible by the patch times 2 to the number of levels less one.
             log_snr: log-SNR of each field, shape (N,).
             context: conditioning scalars scaled to about [-1, 1], shape (N, num_context).
         """
         embedding = self._embed(log_snr, context)
         if self.config.seam:
             h = jnp.concatenate([h, jnp.broadcast_to(_seam_maps(h), (*h.shape[:3], 2))], axis=-1)
-        h = self.stem(h)
+        h = self.stem(_fold(h, self.config.patch))
         skips = []
         for level, blocks in enumerate(self.down):
             if level:
@@ -149,7 +153,7 @@ class UNet(nnx.Module):
             h = jnp.concatenate([_double(merge(h)), skips.pop()], axis=-1)
             for block in blocks:
                 h = block(h, embedding)
-        return self.last(nnx.silu(self.last_norm(h)))
+        return _unfold(self.last(nnx.silu(self.last_norm(h))), self.config.patch)
 
     def _embed(self, log_snr: jax.Array, context: jax.Array) -> jax.Array:
         frequencies = jnp.geomspace(0.05, 5.0, self.config.embedding // 2).astype(log_snr.dtype)
@@ -166,6 +170,20 @@ def _seam_maps(h: jax.Array) -> jax.Array:
     )
     grid = jnp.stack(jnp.broadcast_arrays(rows[:, None], columns[None, :]), axis=-1)
     return grid[None]
+
+
+def _fold(h: jax.Array, patch: int) -> jax.Array:
+    """Squares of pixels as channels, (N, H, W, channels) to (N, H / patch, W / patch, channels patch^2)."""
+    num, height, width, channels = h.shape
+    h = h.reshape(num, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
+    return h.reshape(num, height // patch, width // patch, channels * patch**2)
+
+
+def _unfold(h: jax.Array, patch: int) -> jax.Array:
+    """Undo :func:`_fold`."""
+    num, height, width, channels = h.shape
+    h = h.reshape(num, height, width, patch, patch, channels // patch**2).swapaxes(2, 3)
+    return h.reshape(num, height * patch, width * patch, channels // patch**2)
 
 
 def _halve(h: jax.Array) -> jax.Array:
