@@ -12,7 +12,7 @@ PRETRAINED = Path(__file__).resolve().parents[1] / "bayesdiff" / "pretrained"
 
 app = typer.Typer(
     name="python -m models",
-    help="Train what the package ships: the diffusion priors and the CMB emulator.",
+    help="Train what the package ships: the diffusion priors and the CMB emulator; simulate what priors learn from.",
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
@@ -83,6 +83,50 @@ def emulator(
     arguments = ["--table", str(table), "--processes", str(processes)]
     arguments += ["--output", str(output)] if output is not None else []
     build_emulator.main(arguments + (["--measure"] if measure else []))
+
+
+class Simulations(StrEnum):
+    """Sets of simulations, named as those of CAMELS."""
+
+    LH = "LH"
+    CV = "CV"
+    one_parameter = "1P"
+
+
+@app.command("simulate")
+def simulate(
+    sets: Annotated[
+        list[Simulations] | None,
+        typer.Option("--set", help="LH, CV or 1P; may be given more than once.", show_default="all three"),
+    ] = None,
+    num: Annotated[
+        int | None, typer.Option(min=1, help="Simulations of LH or CV.", show_default="LH 800, CV 30; 1P has 22")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option(help="Maps, parameters and spectra; simulations found there are not computed again.")
+    ] = Path("build/density_fields"),
+    processes: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+) -> None:
+    """Simulate maps of the dark matter density, with JaxPM, in the layout of the CAMELS Multifield dataset.
+
+    It may be interrupted and started again.
+    """
+    from models.density_fields.sets import generate, simulation_set
+
+    sets = sets or list(Simulations)
+    if num is not None and len(sets) != 1:
+        typer.echo(f"Error: --num needs one --set, got {', '.join(sets)}", err=True)
+        raise typer.Exit(2)
+    try:
+        for name in sets:
+            generate(simulation_set(name.value, num), folder, processes, say=typer.echo)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted: the same command continues from the simulations in {folder}.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"wrote {folder}")
 
 
 @app.callback(invoke_without_command=True)
