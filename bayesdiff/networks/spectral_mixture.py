@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesdiff.diffusion.denoiser import GaussianDenoiser, Levels
+from bayesdiff.diffusion.denoiser import GaussianDenoiser, GaussianReference, Levels
 from bayesdiff.diffusion.fourier import mode_power
 
 NUM_BANDS = 12
@@ -78,9 +78,20 @@ def single_spectrum() -> SpectralMixture:
 
 
 def fit_spectral_mixture(
-    fields: jax.Array, reference: GaussianDenoiser, num_components: int = 16, num_iterations: int = 60
+    fields: jax.Array,
+    reference: GaussianReference,
+    num_components: int = 16,
+    num_iterations: int = 60,
+    contexts: jax.Array | None = None,
 ) -> SpectralMixture:
-    """Fit the spectra of fields (N, C, H, W) by expectation maximisation, from quantiles of their power.
+    """Fit the spectra of fields by expectation maximisation, from quantiles of their power.
+
+    Args:
+        fields: shape (N, C, H, W).
+        reference: the Gaussian field about which they vary.
+        num_components: spectra of the mixture.
+        num_iterations: steps of expectation maximisation.
+        contexts: of the fields, (N, num_context), where the reference depends on it.
 
     Raises:
         ValueError: for fewer fields than components.
@@ -88,7 +99,13 @@ def fit_spectral_mixture(
     if len(fields) < num_components:
         raise ValueError(f"{num_components} spectra cannot be fitted to {len(fields)} fields")
     shape = fields.shape[-2], fields.shape[-1]
-    ratios = jax.lax.map(lambda x: mode_power(x - reference.mean) / reference.power, fields, batch_size=128)
+    contexts = jnp.zeros((len(fields), 0)) if contexts is None else contexts
+
+    def ratio_of(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        gaussian = reference.at(pair[1])
+        return mode_power(pair[0] - gaussian.mean) / gaussian.power
+
+    ratios = jax.lax.map(ratio_of, (fields, contexts), batch_size=128)
     band, counts = _nearest_band(shape), _counts(shape)
     counted = np.bincount(band.ravel(), weights=counts.ravel(), minlength=NUM_BANDS) * fields.shape[1]
     weighted = counts * np.asarray(ratios.sum(axis=1))

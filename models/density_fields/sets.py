@@ -164,9 +164,7 @@ def _alive(path: Path) -> bool:
     return True
 
 
-def assemble(
-    chosen: SimulationSet, jobs: list[tuple[Path, dict[str, Any]]], folder: Path, settings: Settings
-) -> None:
+def assemble(chosen: SimulationSet, jobs: list[tuple[Path, dict[str, Any]]], folder: Path, settings: Settings) -> None:
     """Write maps, parameters and spectra of a complete set; each file appears whole or not at all."""
     from models.density_fields.simulator import wavenumbers
 

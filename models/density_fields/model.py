@@ -1,0 +1,61 @@
+"""NumPyro models of dark-matter fields: cosmology from one field, from several, and from a field in noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+import bayesdiff as bd
+from bayesdiff.diffusion.densities import LogDensity
+from models.density_fields.data import PARAMETER_BOUNDS
+
+NOISE_BOUNDS = (0.02, 1.0)
+
+
+def cosmology() -> tuple[jnp.ndarray, jnp.ndarray]:
+    """Sites Omega_m and sigma_8, uniform in the box that the prior was trained on: its edges are the prior's."""
+    return (
+        numpyro.sample("Omega_m", dist.Uniform(*PARAMETER_BOUNDS["Omega_m"])),
+        numpyro.sample("sigma_8", dist.Uniform(*PARAMETER_BOUNDS["sigma_8"])),
+    )
+
+
+def make_model(prior: bd.DiffusionModel, log_density: LogDensity | None = None) -> Callable:
+    """Cosmology from fields without noise.
+
+    Args:
+        prior: conditional prior of the field.
+        log_density: estimator of its log density; by default the bound with the twin as reference.
+
+    Returns:
+        A NumPyro model of ``x``, one field (1, H, W) or several of one cosmology (num, 1, H, W), whose log densities
+        add up.
+    """
+
+    def model(x=None, num_fields: int | None = None):
+        field = bd.DiffusionPrior(prior, cosmology(), log_density)
+        if x is not None and jnp.ndim(x) == 4:
+            num_fields = len(x)
+        if num_fields is None:
+            numpyro.sample("x", field, obs=x)
+        else:
+            with numpyro.plate("field", num_fields):
+                numpyro.sample("x", field, obs=x)
+
+    return model
+
+
+def make_noisy_model(prior: bd.DiffusionModel, log_density: LogDensity | None = None) -> Callable:
+    """Cosmology and noise level from a field y = x + s n in white noise; the field is integrated out at its t*."""
+
+    def model(y=None):
+        context = cosmology()
+        s = numpyro.sample("noise_level", dist.LogUniform(*NOISE_BOUNDS))
+        mixture = bd.NoisyDiffusion(prior, s, context, log_density)
+        numpyro.deterministic("t_star", mixture.diffusion_time)
+        numpyro.sample("y", mixture, obs=y)
+
+    return model
