@@ -86,9 +86,7 @@ def test_the_scale_has_an_inverse_and_standardises(monkeypatch: pytest.MonkeyPat
         (np.inf, "must be finite"),
     ],
 )
-def test_densities_without_a_logarithm_are_refused(
-    value: float, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_densities_without_a_logarithm_are_refused(value: float, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = densities(size=8)
     maps[9, 3, 2] = value
     monkeypatch.setattr(data, "CHUNK", 7)

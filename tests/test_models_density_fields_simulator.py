@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -52,9 +54,7 @@ def test_initial_fields_have_the_linear_spectrum() -> None:
 
 def test_growth_is_that_of_the_quadrature() -> None:
     a = np.array([0.05, 0.3, 0.7, 1.0])
-    growth = [
-        np.sqrt(0.2 / x**3 + 0.8) * quad(lambda y: (0.2 / y + 0.8 * y**2) ** -1.5, 0, x)[0] for x in a
-    ]  # Heath (1977)
+    growth = [np.sqrt(0.2 / x**3 + 0.8) * quad(lambda y: (0.2 / y + 0.8 * y**2) ** -1.5, 0, x)[0] for x in a]  # Heath
     found, _ = simulator.growth_and_momentum(simulator.cosmology(0.2, SIGMA_8), jnp.asarray(a))
     np.testing.assert_allclose(found, np.array(growth) / growth[-1], rtol=1e-3)
 
@@ -143,21 +143,14 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Simulations computed here rather than in spawned processes; the list has the names of their files."""
     computed: list[str] = []
 
-    class Pool:
-        def __init__(self, processes: int) -> None: ...
-        def __enter__(self) -> Pool:
-            return self
+    def imap_unordered(function, jobs):
+        for job in jobs:
+            computed.append(job[0].stem)
+            yield function(job)
 
-        def __exit__(self, *error: object) -> None: ...
-        def imap_unordered(self, function, jobs):
-            for job in jobs:
-                computed.append(job[0].stem)
-                yield function(job)
-
-    class Context:
-        Pool = staticmethod(Pool)
-
-    monkeypatch.setattr(sets, "get_context", lambda _: Context())
+    pool = SimpleNamespace(imap_unordered=imap_unordered)
+    context = SimpleNamespace(Pool=lambda processes: nullcontext(pool))
+    monkeypatch.setattr(sets, "get_context", lambda method: context)
     return computed
 
 

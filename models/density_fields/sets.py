@@ -150,9 +150,7 @@ def _compute(job: tuple[Path, dict[str, Any]]) -> None:
     partial.replace(path)
 
 
-def assemble(
-    chosen: SimulationSet, jobs: list[tuple[Path, dict[str, Any]]], folder: Path, settings: Settings
-) -> None:
+def assemble(chosen: SimulationSet, jobs: list[tuple[Path, dict[str, Any]]], folder: Path, settings: Settings) -> None:
     """Write maps, parameters and spectra of a complete set; each file appears whole or not at all."""
     from models.density_fields.simulator import wavenumbers
 
