@@ -1,4 +1,4 @@
-"""Statistics of flat-sky fields: spectra, morphology, moments, and distances between patches."""
+"""Statistics of flat-sky fields: spectra, morphology, moments, polyspectra, peaks, ensembles, distances of patches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bayesdiff.fields.spectra import (
     cross_correlation,
     cross_spectrum,
     power_spectrum,
+    spectral_matrix,
     wavenumbers,
 )
 
@@ -36,5 +37,6 @@ __all__ = [
     "nearest_patch_distance",
     "power_spectrum",
     "regrid",
+    "spectral_matrix",
     "wavenumbers",
 ]
