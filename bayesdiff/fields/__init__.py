@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bayesdiff.fields.filters import gaussian_smooth
 from bayesdiff.fields.moments import Moments, banded_moments, moments
 from bayesdiff.fields.morphology import (
     Histogram,
@@ -31,6 +32,7 @@ __all__ = [
     "cross_correlation",
     "cross_spectrum",
     "gaussian_minkowski_functionals",
+    "gaussian_smooth",
     "histogram",
     "minkowski_functionals",
     "moments",
