@@ -12,6 +12,7 @@ from bayesdiff.fields.morphology import (
     minkowski_functionals,
 )
 from bayesdiff.fields.patches import nearest_patch_distance, regrid
+from bayesdiff.fields.polyspectra import BandedCumulant, collapsed_bispectrum, collapsed_trispectrum
 from bayesdiff.fields.spectra import (
     Correlation,
     Spectrum,
@@ -23,12 +24,15 @@ from bayesdiff.fields.spectra import (
 )
 
 __all__ = [
+    "BandedCumulant",
     "Correlation",
     "Histogram",
     "MinkowskiFunctionals",
     "Moments",
     "Spectrum",
     "banded_moments",
+    "collapsed_bispectrum",
+    "collapsed_trispectrum",
     "cross_correlation",
     "cross_spectrum",
     "gaussian_minkowski_functionals",
