@@ -12,6 +12,7 @@ from bayesdiff.fields.morphology import (
     minkowski_functionals,
 )
 from bayesdiff.fields.patches import nearest_patch_distance, regrid
+from bayesdiff.fields.peaks import PeakProfiles, find_peaks, peak_profiles, pool_peak_profiles
 from bayesdiff.fields.polyspectra import BandedCumulant, collapsed_bispectrum, collapsed_trispectrum
 from bayesdiff.fields.spectra import (
     Correlation,
@@ -29,18 +30,22 @@ __all__ = [
     "Histogram",
     "MinkowskiFunctionals",
     "Moments",
+    "PeakProfiles",
     "Spectrum",
     "banded_moments",
     "collapsed_bispectrum",
     "collapsed_trispectrum",
     "cross_correlation",
     "cross_spectrum",
+    "find_peaks",
     "gaussian_minkowski_functionals",
     "gaussian_smooth",
     "histogram",
     "minkowski_functionals",
     "moments",
     "nearest_patch_distance",
+    "peak_profiles",
+    "pool_peak_profiles",
     "power_spectrum",
     "regrid",
     "spectral_matrix",
