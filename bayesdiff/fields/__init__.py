@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bayesdiff.fields.ensembles import ChiSquare, EnsembleSummary, reduced_chi_square, summarise_ensemble
 from bayesdiff.fields.filters import gaussian_smooth
 from bayesdiff.fields.moments import Moments, banded_moments, moments
 from bayesdiff.fields.morphology import (
@@ -26,7 +27,9 @@ from bayesdiff.fields.spectra import (
 
 __all__ = [
     "BandedCumulant",
+    "ChiSquare",
     "Correlation",
+    "EnsembleSummary",
     "Histogram",
     "MinkowskiFunctionals",
     "Moments",
@@ -47,7 +50,9 @@ __all__ = [
     "peak_profiles",
     "pool_peak_profiles",
     "power_spectrum",
+    "reduced_chi_square",
     "regrid",
     "spectral_matrix",
+    "summarise_ensemble",
     "wavenumbers",
 ]
