@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bayesdiff.fields.ensembles import ChiSquare, EnsembleSummary, reduced_chi_square, summarise_ensemble
 from bayesdiff.fields.filters import gaussian_smooth
+from bayesdiff.fields.gaussian import matched_gaussian
 from bayesdiff.fields.moments import Moments, banded_moments, moments
 from bayesdiff.fields.morphology import (
     Histogram,
@@ -44,6 +45,7 @@ __all__ = [
     "gaussian_minkowski_functionals",
     "gaussian_smooth",
     "histogram",
+    "matched_gaussian",
     "minkowski_functionals",
     "moments",
     "nearest_patch_distance",
