@@ -20,8 +20,8 @@ from tests.field_toys import gaussian_fields
 SIZE, NUMBER, FINER = 128, 16, 3
 WINDOW = 0.3
 THRESHOLDS = np.array([-1.0, 0.5, 1.5])
-# Levels at the middle of five equal parts of each window.
-LEVELS = THRESHOLDS[:, None] + WINDOW * (np.arange(5) - 2) / 5
+# Levels at the middle of three equal parts of each window.
+LEVELS = THRESHOLDS[:, None] + WINDOW * (np.arange(3) - 1) / 3
 
 
 @pytest.fixture(scope="module")

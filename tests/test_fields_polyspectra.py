@@ -69,7 +69,7 @@ def test_auto_moments_are_those_of_the_filtered_maps(x64: None) -> None:
 
 def test_gaussian_channels_have_neither_in_any_band_of_any_map() -> None:
     """Correlated channels of a steep power, in bands of few modes where the plain kurtosis is far from zero."""
-    number = 3000
+    number = 1500
     power = red_power((16, 16))
     a, b = gaussian_fields(3, power, (2, number, 1))
     b = 0.8 * a + 0.6 * b
@@ -78,7 +78,7 @@ def test_gaussian_channels_have_neither_in_any_band_of_any_map() -> None:
     for fields in ((a, a, a, a), (a, a, b, b), (a, b, b, b), (a, b, a, b)):
         assert np.abs(z_of_mean(collapsed_trispectrum(*fields, edges=EDGES).cumulant, 0.0)).max() < 4
     biased = banded_moments(a, edges=EDGES).kurtosis
-    assert z_of_mean(biased, 0.0).min() < -20
+    assert z_of_mean(biased, 0.0).min() < -10
 
 
 def test_local_type_field_has_its_exact_bispectrum() -> None:
