@@ -26,6 +26,7 @@ from models.density_fields.power_spectrum import make_power_spectrum_model
 from models.density_fields.prior import NAME, load_fields
 from models.density_fields.regression import predict
 from validation.field_posteriors import (
+    SURROGATE,
     Judged,
     Row,
     by_sampling,
@@ -51,7 +52,7 @@ def held_out() -> tuple[np.ndarray, np.ndarray]:
 
 def surrogate(prior: bd.DiffusionModel, log_density: LogDensity):
     """Posteriors by the interpolated density; a plane needs fewer points than the default."""
-    algorithm = bd.MarginalSurrogate(log_density, num_design=16, num_test=10, min_bulk=12)
+    algorithm = bd.MarginalSurrogate(log_density, **SURROGATE)
     return by_surrogate(make_model(prior), algorithm, NAMES)
 
 

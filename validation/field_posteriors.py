@@ -21,6 +21,8 @@ from validation.chains import Runner
 from validation.figures import Figure, between
 
 LEVELS = (0.68, 0.95)
+SURROGATE: dict[str, Any] = {"num_design": 16, "num_test": 10, "min_bulk": 12, "steps_per_draw": 2}
+"""Settings of ``MarginalSurrogate`` for many fields of two parameters: a plane needs fewer points than the default."""
 
 
 class Row(NamedTuple):
@@ -48,7 +50,7 @@ Estimate = Callable[[int, Any, np.ndarray], Row]
 
 def by_surrogate(model: Callable, algorithm: bd.MarginalSurrogate, names: tuple[str, ...]) -> Estimate:
     """Posteriors by the interpolated bound; one compiled program for all fields."""
-    runner = Runner(model, algorithm, num_samples=500, names=names)
+    runner = Runner(model, algorithm, num_samples=300, names=names)
 
     def estimate(index: int, x: Any, truth: np.ndarray) -> Row:
         run = runner(jax.random.key(3000 + index), x)

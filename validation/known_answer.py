@@ -20,6 +20,7 @@ from bayesdiff.diffusion.fourier import RadialModes, mode_power
 from models.gaussian_fields.data import NUM_HELD_OUT, PARAMETER_BOUNDS, PIVOT, SIZE, simulate
 from models.gaussian_fields.model import make_model
 from validation.field_posteriors import (
+    SURROGATE,
     Judged,
     Row,
     by_sampling,
@@ -33,7 +34,6 @@ from validation.figures import RESULTS, Figure, below, between
 NAMES = tuple(PARAMETER_BOUNDS)
 HELD_OUT_SEED = 2
 NUM_POINTS, NUM_DRAWS = 241, 4000
-SURROGATE = bd.MarginalSurrogate(num_design=16, num_test=10, min_bulk=12)
 # Fields of each study of a part of the bound: their posteriors are wide, and every point costs as many evaluations.
 NUM_ALL_TERMS, NUM_FIRST, NUM_TERMS = 60, 20, 20
 
@@ -46,8 +46,7 @@ def run(folder: Path = RESULTS / "known_answer") -> list[Figure]:
     figures = calibration_figures("exact", exact, truths, NAMES)
 
     def surrogate(log_density: LogDensity):
-        settings = dict(num_design=16, num_test=10, min_bulk=12)
-        return by_surrogate(make_model(model), bd.MarginalSurrogate(log_density, **settings), NAMES)
+        return by_surrogate(make_model(model), bd.MarginalSurrogate(log_density, **SURROGATE), NAMES)
 
     studies = {
         "full bound": (surrogate(bd.Elbo(num_times=16, num_noise=1)), NUM_HELD_OUT),
