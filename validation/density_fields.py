@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import norm
 
 import bayesdiff as bd
 from bayesdiff.diffusion.densities import LogDensity, Twin
 from bayesdiff.diffusion.discrete_bound import DiscreteBound, measured_importance
-from models.density_fields.baselines import load_baselines
-from models.density_fields.data import MAPS_PER_SIMULATION, PARAMETER_BOUNDS
+from models.density_fields.baselines import load_baselines, one_map_each
+from models.density_fields.data import PARAMETER_BOUNDS
 from models.density_fields.model import make_model
-from models.density_fields.power_spectrum import make_power_spectrum_model
+from models.density_fields.power_spectrum import Moments, posterior_moments
 from models.density_fields.prior import NAME, load_fields
 from models.density_fields.regression import predict
 from validation.field_posteriors import (
@@ -43,11 +44,8 @@ FULL_GRID = 2500 * 1000
 
 
 def held_out() -> tuple[np.ndarray, np.ndarray]:
-    """One field (1, 64, 64) of each held-out simulation, another slab of each, and its parameters."""
-    labelled = load_fields().held_out
-    first = np.arange(0, len(labelled.fields), MAPS_PER_SIMULATION)
-    index = first + np.arange(len(first)) % MAPS_PER_SIMULATION
-    return np.asarray(labelled.fields)[index], np.asarray(labelled.contexts, dtype=np.float64)[index]
+    """One field (1, 64, 64) of each held-out simulation, and its parameters."""
+    return one_map_each(load_fields().held_out)
 
 
 def surrogate(prior: bd.DiffusionModel, log_density: LogDensity):
@@ -63,16 +61,13 @@ def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
     recommended = posteriors(folder, "bound", surrogate(prior, bd.Elbo(num_times=32, num_noise=1)), fields, truths)
     figures = calibration_figures("bound", recommended, truths, NAMES, REQUIRED, coverage=True)
     baselines = load_baselines()
-    spectrum = make_power_spectrum_model(baselines.power_spectrum)
-    summaries = [baselines.power_spectrum.summary(x) for x in fields]
-    rows = posteriors(
-        folder, "power_spectrum", by_sampling(spectrum, bd.Grid(dict.fromkeys(NAMES, 60)), NAMES), summaries, truths
-    )
-    figures += calibration_figures("power spectrum", rows, truths, NAMES)
+    spectrum = gaussian_rows(posterior_moments(baselines.power_spectrum, fields), truths)
+    figures += calibration_figures("power spectrum and mean", spectrum, truths, NAMES)
     for i, name in enumerate(NAMES):
-        errors = [np.sqrt(np.mean((Judged.of(r).mean[:, i] - truths[:, i]) ** 2)) for r in (recommended, rows)]
+        errors = [np.sqrt(np.mean((Judged.of(r).mean[:, i] - truths[:, i]) ** 2)) for r in (recommended, spectrum)]
         figures.append(below(f"bound: {name}: rms error over the power spectrum's", errors[0] / errors[1], 1.0))
-    figures += calibration_figures("regression network", regression_rows(baselines, fields, truths), truths, NAMES)
+    network = gaussian_rows(predict(baselines.regression, fields), truths)
+    figures += calibration_figures("regression network", network, truths, NAMES)
     twin = posteriors(folder, "twin", surrogate(prior, Twin(jnp.zeros(1))), fields, truths)
     figures += calibration_figures("Gaussian twin", twin, truths, NAMES)
     for title, (estimate, num) in parts_of_the_bound(prior, fields, truths).items():
@@ -101,13 +96,11 @@ def parts_of_the_bound(prior: bd.DiffusionModel, fields: np.ndarray, truths: np.
     }
 
 
-def regression_rows(baselines, fields: np.ndarray, truths: np.ndarray) -> list[Row]:
-    """Gaussian posteriors of the regression network."""
-    from scipy.stats import norm
-
-    mean, sd = (np.asarray(x) for x in predict(baselines.regression, fields))
-    rank = norm.cdf((truths - mean) / sd)
-    return [Row(m.tolist(), s.tolist(), r.tolist(), True, 1, 0.0) for m, s, r in zip(mean, sd, rank, strict=True)]
+def gaussian_rows(moments: Moments, truths: np.ndarray) -> list[Row]:
+    """Posteriors of a baseline, taken as Gaussian."""
+    rank = norm.cdf((truths - moments.mean) / moments.sd)
+    columns = zip(moments.mean, moments.sd, rank, strict=True)
+    return [Row(m.tolist(), s.tolist(), r.tolist(), True, 1, 0.0) for m, s, r in columns]
 
 
 def engines(num_fields: int = 2) -> list[Figure]:
