@@ -111,7 +111,7 @@ def engines(num_fields: int = 2) -> list[Figure]:
     algorithms = {
         "grid": (bd.Grid(dict.fromkeys(NAMES, 40), batch_size=8), 1000),
         "NUTS": (bd.NUTS(num_warmup=150), 250),
-        "HMC": (bd.HMC(num_warmup=150, num_steps=5), 250),
+        "HMC": (bd.HMC(num_warmup=150, num_integration_steps=5), 250),
     }
     worst = {"mean": 0.0, "sd": 0.0}
     rhat = 0.0
@@ -126,8 +126,9 @@ def engines(num_fields: int = 2) -> list[Figure]:
             for p in NAMES:
                 for what, summary in (("mean", np.mean), ("sd", np.std)):
                     pair = [draws[e][p] for e in (name, "grid")]
-                    error = np.hypot(*(float(arviz_stats.mcse(d, method=what)) for d in pair))
-                    worst[what] = max(worst[what], abs(summary(pair[0]) - summary(pair[1])) / error)
+                    errors = [float(arviz_stats.mcse(d, method=what)) for d in pair]
+                    difference = abs(summary(pair[0]) - summary(pair[1]))
+                    worst[what] = max(worst[what], difference / np.hypot(errors[0], errors[1]))
     return [
         below("grid, HMC, NUTS: largest difference of a mean [Monte Carlo s.e.]", worst["mean"], 3.0),
         below("grid, HMC, NUTS: largest difference of a standard deviation [Monte Carlo s.e.]", worst["sd"], 3.0),

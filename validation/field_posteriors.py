@@ -83,7 +83,7 @@ def row(draws: np.ndarray, truth: np.ndarray, converged: bool, evaluations: int,
     )
 
 
-def posteriors(folder: Path, name: str, estimate: Estimate, fields: Sequence[Any], truths: np.ndarray) -> list[Row]:
+def posteriors(folder: Path, name: str, estimate: Estimate, fields: Any, truths: np.ndarray) -> list[Row]:
     """One row per field, from disk where it is there."""
     rows = []
     for index, (x, truth) in enumerate(zip(fields, truths, strict=True)):

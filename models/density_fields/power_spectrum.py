@@ -180,7 +180,7 @@ def fit_power_spectrum(
         log_variance += np.linalg.lstsq(quadratic, excess, rcond=None)[0]
     log_variance[0] += np.log(num / (num - spent))
     correlation = np.linalg.cholesky(np.corrcoef(residual * np.exp(-0.5 * quadratic @ log_variance), rowvar=False))
-    arrays = (jnp.asarray(x, dtype=float) for x in (mean, log_variance, correlation, low, high))
+    arrays: Any = [jnp.asarray(x, dtype=float) for x in (mean, log_variance, correlation, low, high)]
     return PowerSpectrumBaseline(*arrays, start.size, num_bins)
 
 

@@ -129,7 +129,8 @@ def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) ->
         command="python -m models train density_fields",
         training=settings_card(settings),
     )
-    quality = {name: denoising_table(model, part) for name, part in zip(("training", "held_out"), fields, strict=False)}
+    parts = {"training": fields.training, "held_out": fields.held_out}
+    quality = {name: denoising_table(model, part) for name, part in parts.items()}
     model.save(path, quality={"denoiser_error_over_wiener": quality})
     return load_model(path)
 
