@@ -1,12 +1,12 @@
 """The matter power spectrum of the simulations against halofit.
 
 Halofit is that of Mead et al. (2021, arXiv:2009.01858), from CAMB. The CV set cannot be expected to meet it: no wave
-longer than its box of 25 Mpc/h is in it. In the fiducial cosmology the linear variance of those is 0.68, so that with
+longer than its box of 25 Mpc/h is in it. In the fiducial cosmology the linear variance of those is 0.69, so that with
 them everything in the box would have grown further; the power is lower by half, at all wavenumbers. That is a property
 of the box, as of every simulation of that size. Therefore two comparisons:
 
 * The same code with the same particles, mesh and steps in boxes of 50, 100 and 200 Mpc/h. In the largest the variance
-  of what is missing is 0.03, and halofit is required, from the third mode, where sampling errors are 5 %, to a quarter
+  of what is missing is 0.01, and halofit is required, from the third mode, where sampling errors are 5 %, to a quarter
   of the particles' Nyquist wavenumber. The bound is what the mesh costs there: clouds in cells, laid down and read,
   weaken forces by sinc^4(pi / 8), 10 %.
 * The CV set, in the same range of its box and per bin, with sampling errors.
