@@ -19,9 +19,10 @@ from scipy.stats import norm
 
 import bayesdiff as bd
 from bayesdiff.diffusion.densities import LogDensity, Twin
-from bayesdiff.diffusion.discrete_bound import DiscreteBound, measured_importance
+from bayesdiff.diffusion.discrete_bound import DiscreteBound, term_importance
 from models.density_fields.baselines import load_baselines, one_map_each
 from models.density_fields.data import PARAMETER_BOUNDS
+from models.density_fields.likelihood import recommended_bound
 from models.density_fields.model import make_model
 from models.density_fields.power_spectrum import Moments, posterior_moments
 from models.density_fields.prior import NAME, load_fields
@@ -38,6 +39,7 @@ from validation.field_posteriors import (
 from validation.figures import RESULTS, Figure, below
 
 NAMES = tuple(PARAMETER_BOUNDS)
+NUM_TIMES = 48
 REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
 NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 30, 8, 30, 20
 FULL_GRID = 2500 * 1000
@@ -58,7 +60,7 @@ def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
     """Calibration, coverage and errors of every estimator."""
     prior = bd.load_pretrained(NAME)
     fields, truths = held_out()
-    recommended = posteriors(folder, "bound", surrogate(prior, bd.Elbo(num_times=32, num_noise=1)), fields, truths)
+    recommended = posteriors(folder, "bound", surrogate(prior, recommended_bound(prior, NUM_TIMES)), fields, truths)
     figures = calibration_figures("bound", recommended, truths, NAMES, REQUIRED, coverage=True)
     baselines = load_baselines()
     spectrum = gaussian_rows(posterior_moments(baselines.power_spectrum, fields), truths)
@@ -81,7 +83,7 @@ def parts_of_the_bound(prior: bd.DiffusionModel, fields: np.ndarray, truths: np.
     """Estimators of the literature: all terms of the discrete bound, the first ones, and L_0 alone on a full grid."""
     some, contexts = jnp.asarray(fields[-4:]), jnp.asarray(truths[-4:], jnp.float32)
     middle = jnp.array([0.5 * (low + high) for low, high in PARAMETER_BOUNDS.values()])
-    weights = measured_importance(prior, some, contexts, contexts - 0.02 * jnp.sign(contexts - middle))
+    weights = term_importance(prior, some, contexts, contexts - 0.02 * jnp.sign(contexts - middle))
     every = DiscreteBound(1000, num_sampled=64, importance=weights)
     axes = dict.fromkeys(NAMES, 50)
     coarse = bd.Grid(axes, first_cells=2, max_error=0.03, max_evaluations=1200, batch_size=8)
@@ -142,7 +144,7 @@ def cost() -> list[Figure]:
 
     prior = bd.load_pretrained(NAME)
     x = held_out()[0][0]
-    bound = bd.Elbo(num_times=32, num_noise=1)
+    bound = recommended_bound(prior)
     algorithm = bd.MarginalSurrogate(bound, num_design=16, num_test=10, min_bulk=12)
     clock = time.perf_counter()
     data = bd.sample(jax.random.key(5000), make_model(prior), x, algorithm=algorithm, progress=False)

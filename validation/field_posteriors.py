@@ -21,7 +21,7 @@ from validation.chains import Runner
 from validation.figures import Figure, between
 
 LEVELS = (0.68, 0.95)
-SURROGATE: dict[str, Any] = {"num_design": 16, "num_test": 10, "min_bulk": 12, "steps_per_draw": 2}
+SURROGATE: dict[str, Any] = {"num_design": 12, "num_test": 10, "min_bulk": 8, "steps_per_draw": 2}
 """Settings of ``MarginalSurrogate`` for many fields of two parameters: a plane needs fewer points than the default."""
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 import bayesdiff as bd
 from bayesdiff.diffusion.densities import LogDensity, Twin
-from bayesdiff.diffusion.discrete_bound import DiscreteBound, measured_importance
+from bayesdiff.diffusion.discrete_bound import DiscreteBound, term_importance
 from bayesdiff.diffusion.fourier import RadialModes, mode_power
 from models.gaussian_fields.data import NUM_HELD_OUT, PARAMETER_BOUNDS, PIVOT, SIZE, simulate
 from models.gaussian_fields.model import make_model
@@ -75,7 +75,7 @@ def all_terms(model: bd.DiffusionModel, fields: np.ndarray, truths: np.ndarray) 
     """All of the discrete bound by 64 terms, chosen by what they change over about a posterior width."""
     some, contexts = jnp.asarray(fields[-4:]), jnp.asarray(truths[-4:], jnp.float32)
     # Two posterior widths in each parameter, towards the centre of the box.
-    weights = measured_importance(model, some, contexts, contexts - 0.08 * jnp.sign(contexts - jnp.array([0.0, 2.5])))
+    weights = term_importance(model, some, contexts, contexts - 0.08 * jnp.sign(contexts - jnp.array([0.0, 2.5])))
     return DiscreteBound(1000, num_sampled=64, importance=weights)
 
 
