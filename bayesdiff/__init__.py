@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .devices import initialise_devices
     from .diffusion import schedules
     from .diffusion.denoiser import GaussianDenoiser
-    from .diffusion.densities import Elbo, Exact, ProbabilityFlow
+    from .diffusion.densities import Elbo, Exact, ProbabilityFlow, Tempered
     from .diffusion.discrete_bound import DiscreteBound
     from .diffusion.gaussian_family import GaussianFamily, fit_gaussian_family
     from .diffusion.model import DiffusionModel, load_model
@@ -71,6 +71,7 @@ __all__ = [
     "ProbabilityFlow",
     "ScoreGradient",
     "StationaryNoise",
+    "Tempered",
     "WhiteNoise",
     "WienerDenoiser",
     "calibration",
@@ -128,6 +129,7 @@ _MEMBERS = {
     "ProbabilityFlow": "bayesdiff.diffusion.densities",
     "ScoreGradient": "bayesdiff.diffusion.score_density",
     "StationaryNoise": "bayesdiff.diffusion.noise",
+    "Tempered": "bayesdiff.diffusion.densities",
     "WhiteNoise": "bayesdiff.diffusion.noise",
     "WienerDenoiser": "bayesdiff.networks.wiener",
     "draw_fields": "bayesdiff.sampling",

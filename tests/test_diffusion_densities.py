@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import kstest
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
-from bayesdiff.diffusion.densities import Elbo, Exact, ProbabilityFlow, Twin, balanced_noise, best_log_density
+from bayesdiff.diffusion.densities import Elbo, Exact, ProbabilityFlow, Twin, best_log_density
+from bayesdiff.diffusion.elbo import balanced_noise
 from bayesdiff.diffusion.noise import gaussian_log_density
 from bayesdiff.diffusion.samplers import reverse_sde
 from bayesdiff.diffusion.schedules import Cosine

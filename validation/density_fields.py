@@ -39,7 +39,7 @@ from validation.field_posteriors import (
 from validation.figures import RESULTS, Figure, below
 
 NAMES = tuple(PARAMETER_BOUNDS)
-NUM_TIMES = 48
+NUM_TIMES = 24
 REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
 NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 30, 8, 30, 20
 FULL_GRID = 2500 * 1000

@@ -19,6 +19,7 @@ from .exchange import ExchangeTest, exchange_test
 from .field_coverage import BandCoverage, PixelCoverage, band_coverage, pixel_coverage
 from .field_functionals import FunctionalRanks, field_tarp, functional_ranks
 from .local_coverage import LocalCoverage, local_coverage
+from .power_likelihood import Exponent, fit_exponent
 from .rank_tests import RankTests, chi_square, holm, location_and_scale, rank_tests
 from .ranks import Thinned, rank_statistics, thin
 from .sbc_records import Fault
@@ -38,6 +39,7 @@ __all__ = [
     "EcdfBand",
     "EcdfTest",
     "ExchangeTest",
+    "Exponent",
     "Fault",
     "FunctionalRanks",
     "LocalCoverage",
@@ -59,6 +61,7 @@ __all__ = [
     "ecdf_test",
     "energy_score",
     "exchange_test",
+    "fit_exponent",
     "field_tarp",
     "functional_ranks",
     "holm",

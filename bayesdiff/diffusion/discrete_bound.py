@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesdiff.diffusion.denoiser import scaled_score
-from bayesdiff.diffusion.densities import Estimate, balanced_noise
+from bayesdiff.diffusion.elbo import balanced_noise
+from bayesdiff.diffusion.estimate import Estimate
 from bayesdiff.diffusion.flow import reference_of
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.noise import colour

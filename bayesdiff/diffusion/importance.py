@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesdiff.diffusion.densities import bound_integrand
+from bayesdiff.diffusion.elbo import bound_integrand
 from bayesdiff.diffusion.model import DiffusionModel
 
 SMALLEST_SHARE = 0.1

@@ -73,6 +73,8 @@ class MarginalSurrogate:
         min_bulk: design points within ``bulk_depth`` nat of the maximum that acceptance requires.
         bulk_depth: see ``min_bulk``.
         max_rms: largest error of the surrogate accepted, in nat.
+        twin_exponent: power to which the twin's likelihood is raised, c; by default 1 for a conditional prior, whose
+            twin knows the parameters, and 0.2 otherwise. Smaller is safer where the twin is far too sure.
         max_unsure: largest share of draws accepted at which the process is not sure of itself to 1 nat.
         nuts: the sampler of the result.
         steps_per_draw: its iterations per draw, none of which asks the network.
@@ -86,6 +88,7 @@ class MarginalSurrogate:
     bulk_depth: float = 5.0
     max_rms: float = 0.3
     max_unsure: float = 0.01
+    twin_exponent: float | None = None
     nuts: NUTS = NUTS(num_warmup=300, target_acceptance=0.95)
     steps_per_draw: int = 4
 
@@ -134,7 +137,8 @@ class MarginalSurrogate:
     def _programs(self, key: jax.Array, target: Target) -> _Densities:
         log_density = self.log_density or _default_log_density()
         conditional = any(fn.model.prior_depends_on_context for fn in observed_diffusions(key, target).values())
-        return _programs(target.functions, _reference(conditional), log_density, coordinates_of(key, target))
+        reference = _reference(conditional, self.twin_exponent)
+        return _programs(target.functions, reference, log_density, coordinates_of(key, target))
 
     def _kernel(self, densities: _Densities, target: Target) -> Kernel:
         kernel = nuts_kernel(self.nuts, densities.corrected, Layout.of(target.latent_shapes))
@@ -155,9 +159,11 @@ def _default_log_density() -> LogDensity:
     return Elbo(num_times=32, num_noise=1)
 
 
-@lru_cache(maxsize=2)
-def _reference(conditional: bool) -> LogDensity:
-    return Twin(jnp.zeros(1)) if conditional else Twin(jnp.asarray(LOG_AMPLITUDES), TWIN_EXPONENT)
+@lru_cache(maxsize=8)
+def _reference(conditional: bool, exponent: float | None) -> LogDensity:
+    if conditional:
+        return Twin(jnp.zeros(1), 1.0 if exponent is None else exponent)
+    return Twin(jnp.asarray(LOG_AMPLITUDES), TWIN_EXPONENT if exponent is None else exponent)
 
 
 @lru_cache(maxsize=16)

@@ -28,7 +28,8 @@ from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import LabelledFields
 from models.density_fields.data import PARAMETER_BOUNDS, PIXEL, SIZE, Standardisation, load_maps, split
-from models.density_fields.likelihood import measure_importance
+from models.density_fields.likelihood import NUM_FIELDS, measure_exponent, measure_importance
+from models.density_fields.power_spectrum import fit_power_spectrum, posterior_moments
 from models.density_fields.quality import denoising_table
 
 NAME = "density-fields-64"
@@ -132,8 +133,22 @@ def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) ->
     )
     parts = {"training": fields.training, "held_out": fields.held_out}
     quality = {name: denoising_table(model, part) for name, part in parts.items()}
-    importance = measure_importance(model, fields.training)
-    model.save(path, quality={"denoiser_error_over_wiener": quality}, bound_importance=importance)
+    model.save(
+        path,
+        quality={"denoiser_error_over_wiener": quality},
+        bound_importance=measure_importance(model, fields.training),
+    )
+    return publish_exponent(path, fields.training)
+
+
+def publish_exponent(path: Path, training: LabelledFields) -> DiffusionModel:
+    """Measure the exponent of a prior's bound and add it to its card."""
+    model = load_model(path)
+    spectrum = fit_power_spectrum(np.asarray(training.fields), np.asarray(training.contexts, np.float64))
+    some = np.linspace(0, len(training.fields) - 1, NUM_FIELDS).astype(int)
+    moments = posterior_moments(spectrum, np.asarray(training.fields)[some])
+    exponent = measure_exponent(model, training, moments.mean, moments.sd, some)
+    model.save(path, bound_exponent=exponent.value, bound_exponent_interval=[exponent.low, exponent.high])
     return load_model(path)
 
 

@@ -1,0 +1,53 @@
+"""The exponent of a power likelihood: one for a likelihood that is right, its defect for one that is too sure."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bayesdiff as bd
+from bayesdiff.calibration import fit_exponent
+
+NUM, CANDIDATES = 400, 30
+
+
+def simulations(overconfidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """A mean with a flat prior and one datum of unit noise, whose log likelihood is multiplied by a factor."""
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(-5.0, 5.0, NUM)
+    data = truth + rng.normal(size=NUM)
+    others = data[:, None] + 2.0 * rng.normal(size=(NUM, CANDIDATES))
+    points = np.column_stack([truth, others])
+    proposal = -0.5 * ((points - data[:, None]) / 2.0) ** 2
+    return -0.5 * overconfidence * (points - data[:, None]) ** 2, proposal
+
+
+@pytest.mark.parametrize("overconfidence", [1.0, 4.0])
+def test_exponent_undoes_overconfidence(overconfidence):
+    found = fit_exponent(*simulations(overconfidence))
+    assert found.low < found.value < found.high
+    assert found.high - found.low < 0.3 / overconfidence
+    error = 0.5 * (found.high - found.low)
+    assert abs(found.value - 1.0 / overconfidence) < 3.0 * error
+    if overconfidence > 1.0:
+        assert found.high < 0.5
+        assert found.score > found.score_at_one
+
+
+def test_tempered_density_is_the_power_of_another(x64):
+    model = bd.DiffusionModel(bd.GaussianDenoiser(jnp.ones((4, 4))), bd.schedules.Cosine(), bd.WhiteNoise(), (1, 4, 4))
+    x = bd.DiffusionPrior(model).sample(jax.random.key(0))
+    plain = float(bd.DiffusionPrior(model).log_prob(x))
+    tempered = bd.DiffusionPrior(model, log_density=bd.Tempered(bd.Exact(), 0.25))
+    assert float(tempered.log_prob(x)) == pytest.approx(0.25 * plain)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match=r"one shape \(N, J\) with J of at least 2, got \(3, 1\)"):
+        fit_exponent(np.zeros((3, 1)), np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="must be finite"):
+        fit_exponent(np.full((3, 2), np.nan), np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
+        bd.Tempered(bd.Exact(), 1.5)
