@@ -181,7 +181,7 @@ def fit_power_spectrum(
     log_variance[0] += np.log(num / (num - spent))
     correlation = np.linalg.cholesky(np.corrcoef(residual * np.exp(-0.5 * quadratic @ log_variance), rowvar=False))
     arrays = (jnp.asarray(x, dtype=float) for x in (mean, log_variance, correlation, low, high))
-    return PowerSpectrumBaseline(*arrays, start.size, num_bins)
+    return PowerSpectrumBaseline(*arrays, size=start.size, num_bins=num_bins)
 
 
 def summaries(baseline: PowerSpectrumBaseline, fields: np.ndarray) -> np.ndarray:
