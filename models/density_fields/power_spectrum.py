@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -180,8 +180,8 @@ def fit_power_spectrum(
         log_variance += np.linalg.lstsq(quadratic, excess, rcond=None)[0]
     log_variance[0] += np.log(num / (num - spent))
     correlation = np.linalg.cholesky(np.corrcoef(residual * np.exp(-0.5 * quadratic @ log_variance), rowvar=False))
-    arrays: Any = [jnp.asarray(x, dtype=float) for x in (mean, log_variance, correlation, low, high)]
-    return PowerSpectrumBaseline(*arrays, start.size, num_bins)
+    arrays = (jnp.asarray(x, dtype=float) for x in (mean, log_variance, correlation, low, high))
+    return PowerSpectrumBaseline(*arrays, size=start.size, num_bins=num_bins)
 
 
 def summaries(baseline: PowerSpectrumBaseline, fields: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def untrained_denoiser(fields: LabelledFields, start: WienerDenoiser | None = No
     """The Wiener filter of the training fields, with a network that gives zero, or the one of ``start``.
 
     Raises:
-        ValueError: ``start`` has another architecture.
+        ValueError: ``start`` has another architecture, or no network.
     """
     low, high = zip(*PARAMETER_BOUNDS.values(), strict=True)
     family = fit_gaussian_family(np.asarray(fields.fields), np.asarray(fields.contexts, np.float64), low, high)
@@ -84,8 +84,9 @@ def untrained_denoiser(fields: LabelledFields, start: WienerDenoiser | None = No
     denoiser = initialise(0, family, ARCHITECTURE, low, high, spectra)
     if start is None:
         return denoiser
-    if start.config != denoiser.config:
-        raise ValueError(f"the network to start from must be {denoiser.config}, got {start.config}")
+    found = start.config if isinstance(start, WienerDenoiser) else type(start).__name__
+    if found != denoiser.config:
+        raise ValueError(f"the network to start from must be {denoiser.config}, got {found}")
     return denoiser.with_params(start.params)
 
 

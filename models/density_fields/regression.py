@@ -152,18 +152,24 @@ def train_regression(
     folder = Path(folder)
     state = restore_or_start(network.params, settings, folder)
 
-    @jax.jit
-    def update(state: TrainingState, fields: LabelledFields) -> tuple[TrainingState, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-        chosen = jax.vmap(fields.choose)(jax.random.split(key, settings.batch_size))
-        value, gradient = jax.value_and_grad(
-            lambda params: jnp.mean(negative_log_density(replace(network, params=params), chosen.field, chosen.context))
-        )(state.params)
-        return advance(state, gradient, settings), value
-
     log = partial(_log, folder / "progress.jsonl", settings, report)
-    state = run_steps(lambda state: update(state, fields), state, settings, folder, log)
+    state = run_steps(lambda state: _update(state, network, fields, settings), state, settings, folder, log)
     return replace(network, params=state.ema)
+
+
+@partial(jax.jit, static_argnames="settings")
+def _update(
+    state: TrainingState, network: RegressionBaseline, fields: LabelledFields, settings: TrainingSettings
+) -> tuple[TrainingState, jax.Array]:
+    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    chosen = jax.vmap(fields.choose)(jax.random.split(key, settings.batch_size))
+
+    def loss(params: Any) -> jax.Array:
+        assert chosen.context is not None
+        return jnp.mean(negative_log_density(replace(network, params=params), chosen.field, chosen.context))
+
+    value, gradient = jax.value_and_grad(loss)(state.params)
+    return advance(state, gradient, settings), value
 
 
 def predict(network: RegressionBaseline, fields: np.ndarray) -> Moments:
