@@ -14,16 +14,8 @@ import xarray as xr
 
 import bayesdiff as bd
 from bayesdiff.diffusion.denoiser import is_gaussian
-from inference.density_estimators import (
-    ESTIMATORS,
-    SURROGATE,
-    Outcome,
-    Problem,
-    draws_of,
-    evaluations_of,
-    main_log_density,
-    run_estimators,
-)
+from inference.density_estimators import ESTIMATORS, SURROGATE, main_log_density, run_estimators
+from inference.density_problem import Outcome, Problem, draws_of, evaluations_of
 from inference.density_report import thinned, write_report
 from inference.folder import RESULT, RUNNING_STORE, clear_output, refuse_output, save, write_record
 from models.density_fields.data import PARAMETER_BOUNDS
