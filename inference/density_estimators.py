@@ -10,7 +10,6 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +30,6 @@ PUBLISHED_POINTS = 50
 """Of each axis of the published grid."""
 FIRST_TERMS = 20
 NUM_SAMPLED = 32
-SURROGATE: dict[str, Any] = {"num_design": 16, "num_test": 10, "min_bulk": 12}
-"""Of two parameters: a third of the points of the three of blind separation is enough."""
 
 
 def main_log_density(prior: bd.DiffusionModel) -> LogDensity:
@@ -120,8 +117,8 @@ def _flow(key: jax.Array, problem: Problem) -> Outcome:
 
 
 def _by_surrogate(key: jax.Array, problem: Problem, log_density: LogDensity) -> Outcome:
-    algorithm = bd.MarginalSurrogate(log_density, **SURROGATE)
-    return outcome_of(problem.sample(key, problem.model(None), algorithm), log_density, problem)
+    data = problem.sample(key, problem.model(None), problem.surrogate(log_density))
+    return outcome_of(data, log_density, problem)
 
 
 def _importance(problem: Problem, num: int = 2, num_levels: int = 24, num_noise: int = 4) -> tuple[np.ndarray, int]:

@@ -19,6 +19,9 @@ from models.density_fields.model import make_model, make_noisy_model
 if TYPE_CHECKING:
     import xarray as xr
 
+OF_TWO_PARAMETERS: dict[str, Any] = {"num_design": 16, "num_test": 10, "min_bulk": 12}
+"""Settings of the surrogate that has no noise level to infer: half of its default points are enough."""
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -57,6 +60,10 @@ class Problem:
     def grid(self, num: int = 40, **settings: Any) -> bd.Grid:
         """A grid of ``num`` points along each parameter."""
         return bd.Grid(dict.fromkeys(self.parameters, num), **settings)
+
+    def surrogate(self, log_density: LogDensity) -> bd.MarginalSurrogate:
+        """NUTS on the twin with the interpolated correction to ``log_density``."""
+        return bd.MarginalSurrogate(log_density, **({} if self.noisy else OF_TWO_PARAMETERS))
 
     def sample(
         self,

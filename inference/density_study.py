@@ -14,7 +14,7 @@ import xarray as xr
 
 import bayesdiff as bd
 from bayesdiff.diffusion.denoiser import is_gaussian
-from inference.density_estimators import ESTIMATORS, SURROGATE, main_log_density, run_estimators
+from inference.density_estimators import ESTIMATORS, main_log_density, run_estimators
 from inference.density_problem import Outcome, Problem, draws_of, evaluations_of
 from inference.density_report import thinned, write_report
 from inference.folder import RESULT, RUNNING_STORE, clear_output, refuse_output, save, write_record
@@ -101,7 +101,7 @@ def _recommended(key: jax.Array, problem: Problem, engine: str, output: Path, ke
     """The posterior by the recommended likelihood; chains are kept as they run and continue, a grid when it is done."""
     log_density = main_log_density(problem.prior)
     algorithms: dict[str, Any] = {
-        "surrogate": lambda: bd.MarginalSurrogate(log_density, **SURROGATE),
+        "surrogate": lambda: problem.surrogate(log_density),
         "nuts": bd.NUTS,
         "hmc": bd.HMC,
         "grid": lambda: problem.grid(batch_size=max(1, 8 // problem.num_fields)),
