@@ -44,5 +44,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Install one (https://www.python.org/downloads/, 'apt install python3.13-venv' or 'pyenv install 3.13')"; \
 	  echo "and run make again."; \
 	  exit 1; }
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cosmology,dev]"
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cosmology,simulations,dev]"
 	@touch $@

@@ -112,8 +112,9 @@ class LabelledFields(NamedTuple):
         which, row, column, turn, flip = jax.random.split(key, 5)
         index = jax.random.randint(which, (), 0, len(self.fields))
         field = self.fields[index]
-        shifts = [jax.random.randint(k, (), 0, n) for k, n in zip((row, column), field.shape[-2:], strict=True)]
-        field = _turned(turn, flip, jnp.roll(field, shifts, axis=(-2, -1)))
+        for axis, key in ((-2, row), (-1, column)):
+            field = jnp.roll(field, jax.random.randint(key, (), 0, field.shape[axis]), axis=axis)
+        field = _turned(turn, flip, field)
         return Choice(field, jnp.ones(()), self.contexts[index])
 
     def expectation(self, x: jax.Array, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:

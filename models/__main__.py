@@ -12,25 +12,35 @@ PRETRAINED = Path(__file__).resolve().parents[1] / "bayesdiff" / "pretrained"
 
 app = typer.Typer(
     name="python -m models",
-    help="Train what the package ships: the diffusion priors and the CMB emulator; simulate what priors learn from.",
+    help="Train what ships: diffusion priors, baselines and the CMB emulator; simulate what they learn from.",
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
 
 
 class Recipe(StrEnum):
-    """Priors with a training recipe."""
+    """What has a training recipe."""
 
     dust_cmb = "dust_cmb"
     mass_mapping = "mass_mapping"
+    gaussian_fields = "gaussian_fields"
+    density_fields = "density_fields"
+    density_baselines = "density_baselines"
 
 
-NAMES = {Recipe.dust_cmb: "dust-cmb-64", Recipe.mass_mapping: "kappa-64"}
+NAMES = {
+    Recipe.dust_cmb: "dust-cmb-64",
+    Recipe.mass_mapping: "kappa-64",
+    Recipe.gaussian_fields: "gaussian-fields-64",
+    Recipe.density_fields: "density-fields-64",
+    Recipe.density_baselines: "density-baselines",
+}
+BASELINES = Path(__file__).parent / "density_fields" / "baselines.safetensors"
 
 
 @app.command("train")
 def train(
-    recipe: Annotated[Recipe, typer.Argument(help="Which prior.")],
+    recipe: Annotated[Recipe, typer.Argument(help="Which prior, or the baselines of density_fields.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
     folder: Annotated[
         Path | None,
@@ -40,23 +50,38 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the model.", show_default="bayesdiff/pretrained/ and that name")
+        Path | None,
+        typer.Option(
+            help="Folder of the model, or file of the baselines.",
+            show_default="bayesdiff/pretrained/ and that name, or models/density_fields/baselines.safetensors",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of a density_fields model whose network the training starts from.")
     ] = None,
 ) -> None:
-    """Train a prior, measure its quality on held-out maps, and write weights and card.
+    """Train a prior or baselines, measure their quality on held-out maps, and write weights and card.
 
-    Prints the loss per band of log-SNR now and then (1 is the Wiener filter). It may be interrupted and started again.
+    Prints the loss now and then, of a prior per band of log-SNR (1 is the Wiener filter). It may be interrupted and
+    started again.
     """
     from dataclasses import replace
     from importlib import import_module
 
-    prior = import_module(f"models.{recipe.value}.prior")
+    from bayesdiff.diffusion.model import load_model
+
+    if start is not None and recipe is not Recipe.density_fields:
+        typer.echo(f"Error: --start is for density_fields, got {recipe.value}", err=True)
+        raise typer.Exit(2)
+    baselines = recipe is Recipe.density_baselines
+    module = import_module("models.density_fields.baselines" if baselines else f"models.{recipe.value}.prior")
     folder = Path("build/training") / NAMES[recipe] if folder is None else folder
-    output = PRETRAINED / NAMES[recipe] if output is None else output
-    settings = prior.SETTINGS if steps is None else replace(prior.SETTINGS, steps=steps)
+    output = (BASELINES if baselines else PRETRAINED / NAMES[recipe]) if output is None else output
+    settings = module.SETTINGS if steps is None else replace(module.SETTINGS, steps=steps)
     try:
-        denoiser = prior.train_denoiser(settings, folder)
-        prior.publish(denoiser, settings, output)
+        arguments = () if start is None else (load_model(start).denoiser,)
+        trained = (module.train_baselines if baselines else module.train_denoiser)(settings, folder, *arguments)
+        module.publish(trained, settings, output)
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bayesdiff as bd
-from bayesdiff.diffusion.discrete_bound import DiscreteBound, measured_importance
+from bayesdiff.diffusion.discrete_bound import DiscreteBound, term_importance
 from bayesdiff.diffusion.noise import gaussian_log_density
 from models.gaussian_fields.data import exact_prior
 from tests.diffusion_toys import filtered, red_power
@@ -121,7 +121,7 @@ def test_importance_follows_what_parameters_change():
     model = exact_prior(SIZE)
     contexts = jnp.array([[0.0, 2.5], [0.3, 2.0]])
     fields = jnp.stack([bd.DiffusionPrior(model, c).sample(jax.random.key(i)) for i, c in enumerate(contexts)])
-    weights = measured_importance(model, fields, contexts, contexts + 0.1, 50, num_levels=40, num_noise=2)
+    weights = term_importance(model, fields, contexts, contexts + 0.1, 50, num_levels=40, num_noise=2)
     assert weights.shape == (50,)
     assert weights.sum() == pytest.approx(1.0)
     assert weights.min() > 0.0

@@ -15,17 +15,13 @@ from bayesdiff.fields import (
     moments,
     wavenumbers,
 )
+from tests.field_toys import gaussian_fields
 
 
 def waves(size: int, cycles: int) -> tuple[np.ndarray, np.ndarray]:
     y, x = 2 * np.pi * cycles * np.mgrid[:size, :size] / size
     # The phase keeps pixels off the symmetry points of the pattern.
     return np.cos(y + 0.3), np.cos(x + 0.7)
-
-
-def gaussian_fields(seed: int, power: np.ndarray, number: int) -> np.ndarray:
-    white = np.random.default_rng(seed).standard_normal((number, 1, *power.shape))
-    return np.fft.ifft2(np.sqrt(power) * np.fft.fft2(white)).real
 
 
 def test_stripes(x64: None) -> None:
@@ -61,7 +57,7 @@ def test_gaussian_field_follows_the_closed_form(x64: None) -> None:
     power = np.where(k > 0, 3.0 * np.maximum(k, 1) ** -2.5, 0.0) * (k < 25)
     sigma = np.sqrt(power.mean())
     thresholds = sigma * np.linspace(-2.5, 2.5, 11)
-    measured = minkowski_functionals(gaussian_fields(1, power, number), thresholds)
+    measured = minkowski_functionals(gaussian_fields(1, power, (number, 1)), thresholds)
     predicted = gaussian_minkowski_functionals(power, thresholds)
     for values, expected in zip(measured, predicted, strict=True):
         values = np.asarray(values[:, 0])

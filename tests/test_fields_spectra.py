@@ -10,18 +10,9 @@ from jax.test_util import check_grads
 from scipy import stats
 
 from bayesdiff.fields import cross_correlation, cross_spectrum, power_spectrum, wavenumbers
+from tests.field_toys import gaussian_fields, red_power
 
 SIZE = 64
-
-
-def red_power(shape: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
-    k = wavenumbers(shape)
-    return np.where(k > 0, 10 * np.maximum(k, 1) ** -3.0, 0.0)
-
-
-def gaussian_fields(seed: int, power: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
-    white = np.random.default_rng(seed).standard_normal((*batch, *power.shape))
-    return np.fft.ifft2(np.sqrt(power) * np.fft.fft2(white)).real
 
 
 @pytest.mark.parametrize(("ky", "kx"), [(0, 5), (7, 0), (3, 4), (-6, 8)])
@@ -59,7 +50,7 @@ def test_all_modes_sum_to_the_variance(x64: None, shape: tuple[int, int]) -> Non
 
 
 def test_gaussian_field_has_its_power_and_the_exact_scatter() -> None:
-    power = red_power()
+    power = red_power((SIZE, SIZE))
     number = 400
     spectrum = power_spectrum(gaussian_fields(2, power, (number, 1)))
     index = np.round(wavenumbers((SIZE, SIZE))).astype(int)
@@ -80,7 +71,7 @@ def test_gaussian_field_has_its_power_and_the_exact_scatter() -> None:
 
 
 def test_pixel_size_turns_modes_into_multipoles() -> None:
-    field = gaussian_fields(4, red_power(), (1,))
+    field = gaussian_fields(4, red_power((SIZE, SIZE)), (1,))
     by_mode, by_ell = power_spectrum(field, num_bins=10), power_spectrum(field, num_bins=10, pixel_arcmin=8.0)
     fundamental = 360 / (SIZE * 8 / 60)
     np.testing.assert_allclose(by_ell.centers, by_mode.centers * fundamental, rtol=1e-6)
@@ -90,7 +81,7 @@ def test_pixel_size_turns_modes_into_multipoles() -> None:
 
 
 def test_batches_channels_and_jit_agree_with_one_map() -> None:
-    fields = gaussian_fields(5, red_power(), (2, 3, 4))
+    fields = gaussian_fields(5, red_power((SIZE, SIZE)), (2, 3, 4))
     together = jax.jit(lambda f: power_spectrum(f, num_bins=12))(fields)
     assert together.power.shape == (2, 3, 4, 12)
     one = power_spectrum(fields[1, 2, 3], num_bins=12)
@@ -98,7 +89,7 @@ def test_batches_channels_and_jit_agree_with_one_map() -> None:
 
 
 def test_cross_correlation_of_a_known_mixture() -> None:
-    power = red_power()
+    power = red_power((SIZE, SIZE))
     a, b = gaussian_fields(6, power, (2, 300, 1))
     correlation = 0.6
     mixed = correlation * a + np.sqrt(1 - correlation**2) * b
@@ -114,7 +105,7 @@ def test_cross_correlation_of_a_known_mixture() -> None:
 
 
 def test_cross_spectrum_is_bilinear_and_sees_the_phase() -> None:
-    a, b = gaussian_fields(7, red_power(), (2, 1))
+    a, b = gaussian_fields(7, red_power((SIZE, SIZE)), (2, 1))
     cross, auto_a, auto_b = cross_spectrum(a, b), power_spectrum(a), power_spectrum(b)
     np.testing.assert_allclose(
         power_spectrum(a + b).power, auto_a.power + auto_b.power + 2 * cross.power, rtol=1e-3, atol=1e-4

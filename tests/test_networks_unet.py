@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from bayesdiff.networks import UNet, UNetConfig
+from bayesdiff.networks.unet import _fold, _unfold
 
 CONFIG = UNetConfig(in_channels=2, out_channels=3, num_context=2, channels=(8, 8, 16), blocks=(1, 1, 1), embedding=16)
 LOG_SNR = jnp.array([1.0, -2.0])
@@ -82,3 +83,18 @@ def test_reaches_across_the_field(circular):
     gradient = jax.jit(jax.grad(lambda h: circular(h, LOG_SNR, CONTEXT)[0, 0, 0, 0]))(fields())
     assert float(jnp.abs(gradient[0]).min(axis=-1).min()) > 0.0
     np.testing.assert_array_equal(gradient[1], 0.0)
+
+
+def test_patches_are_folded_and_unfolded_without_loss():
+    h = jnp.arange(2 * 8 * 4 * 3, dtype=jnp.float32).reshape(2, 8, 4, 3)
+    folded = _fold(h, 2)
+    assert folded.shape == (2, 4, 2, 12)
+    np.testing.assert_array_equal(folded[1, 1, 1].reshape(2, 2, 3), h[1, 2:4, 2:4])
+    np.testing.assert_array_equal(_unfold(folded, 2), h)
+
+
+def test_network_of_patches_is_shift_equivariant():
+    network = perturbed(replace(CONFIG, patch=2))
+    assert network(fields(), LOG_SNR, CONTEXT).shape == (2, 16, 16, 3)
+    assert shift_error(network, (8, 8)) < 1e-4
+    assert shift_error(network, (1, 0)) > 1e-2

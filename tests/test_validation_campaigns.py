@@ -25,7 +25,7 @@ def run(monkeypatch, tmp_path):
 
     def call(*options: str, **algorithm):
         monkeypatch.setattr(campaigns, "make_problem", lambda name: Problem(model, "A normal mean.", {}))
-        monkeypatch.setattr(campaigns, "make_engine", lambda engine: Conjugate(**algorithm))
+        monkeypatch.setattr(campaigns, "make_engine", lambda engine, parameters: Conjugate(**algorithm))
         settings = [
             "--num-chains",
             "1",
@@ -73,6 +73,7 @@ def test_every_engine_and_model_is_there():
     problem = campaigns.make_problem(Name.linear_gaussian)
     assert set(problem.quantities) == {"log_likelihood"}
     kinds = [type(campaigns.make_engine(engine)).__name__ for engine in Engine]
+    assert kinds == [campaigns.ALGORITHMS[engine] for engine in Engine]
     assert kinds == ["NUTS", "HMC", "GibbsDiffusion", "MarginalSurrogate", "Grid"]
 
 

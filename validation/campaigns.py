@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -34,11 +35,13 @@ class Problem(NamedTuple):
         model: NumPyro model, which takes its data as an argument.
         about: one sentence for the page.
         quantities: further quantities, see :func:`bayesdiff.calibration.sbc`.
+        parameters: that a grid is laid over.
     """
 
     model: Callable[..., Any]
     about: str
     quantities: dict[str, Any]
+    parameters: tuple[str, ...] = ("H0", "omega_b", "sigma")
 
 
 class Name(StrEnum):
@@ -46,6 +49,8 @@ class Name(StrEnum):
 
     linear_gaussian = "linear_gaussian"
     dust_cmb = "dust_cmb"
+    gaussian_fields = "gaussian_fields"
+    density_fields = "density_fields"
 
 
 class Engine(StrEnum):
@@ -73,11 +78,23 @@ CAMPAIGNS = {
     Engine.grid: Lengths(1, 400),
 }
 """Lengths by engine: the effective draws of a chain differ, those of a grid are independent."""
+ALGORITHMS = {
+    Engine.nuts: "NUTS",
+    Engine.hmc: "HMC",
+    Engine.gibbs: "GibbsDiffusion",
+    Engine.surrogate: "MarginalSurrogate",
+    Engine.grid: "Grid",
+}
 _BY_ENGINE = "by engine"
 
 
 def sbc(
-    name: Annotated[Name, typer.Argument(metavar="MODEL", help="linear_gaussian (the analytic twin) or dust_cmb.")],
+    name: Annotated[
+        Name,
+        typer.Argument(
+            metavar="MODEL", help="linear_gaussian (the analytic twin), dust_cmb, gaussian_fields or density_fields."
+        ),
+    ],
     engine: Annotated[Engine, typer.Option(help="Algorithm on trial.")] = Engine.nuts,
     num: Annotated[int, typer.Option(min=1, help="Simulations; more than last time extends the campaign.")] = 300,
     num_chains: Annotated[int | None, typer.Option(min=1, help="Chains on each.", show_default=_BY_ENGINE)] = None,
@@ -111,7 +128,7 @@ def sbc(
         study = bd.calibration.sbc(
             jax.random.key(seed),
             problem.model,
-            algorithm=make_engine(engine),
+            algorithm=make_engine(engine, problem.parameters),
             num_simulations=num,
             num_chains=num_chains or CAMPAIGNS[engine].num_chains,
             num_samples=num_samples or CAMPAIGNS[engine].num_samples,
@@ -123,7 +140,7 @@ def sbc(
         )
     notes = (problem.about, f"python -m validation {' '.join(sys.argv[1:])}")
     page = bd.reporting.write_calibration_report(
-        study, folder, title=f"Calibration of {name.value} by {type(make_engine(engine)).__name__}", notes=notes
+        study, folder, title=f"Calibration of {name.value} by {ALGORITHMS[engine]}", notes=notes
     )
     console.print(study.table().round(3).to_string(), markup=False)
     console.print(f"{study.verdict()}\nReport: {page}", markup=False, soft_wrap=True)
@@ -170,11 +187,17 @@ def make_problem(name: Name) -> Problem:
         model = make_model(make_twin())
         about = "Gaussian dust of 32 x 32 pixels of 8 arcmin and a CMB of unknown cosmology, likelihood in closed form."
         return Problem(model, about, {"log_likelihood": bd.calibration.log_likelihood(model)})
-    about = "Dust drawn from the shipped prior dust-cmb-64 and a CMB of unknown cosmology, 64 x 64 pixels of 8 arcmin."
-    return Problem(make_model(bd.load_pretrained("dust-cmb-64")), about, {})
+    if name is Name.dust_cmb:
+        about = "Dust drawn from the shipped prior dust-cmb-64, a CMB of unknown cosmology, 64 x 64 pixels of 8 arcmin."
+        return Problem(make_model(bd.load_pretrained("dust-cmb-64")), about, {})
+    problem: Any = import_module(f"models.{name.value}.model")
+    shipped = f"{name.value.replace('_', '-')}-64"
+    prior = bd.load_pretrained(shipped)
+    about = f"Fields of 64 x 64 pixels drawn from the shipped conditional prior {shipped}, its parameters unknown."
+    return Problem(problem.make_model(prior, bd.Elbo(num_times=32, num_noise=1)), about, {}, prior.context_names)
 
 
-def make_engine(engine: Engine) -> Any:
+def make_engine(engine: Engine, parameters: tuple[str, ...] = ("H0", "omega_b", "sigma")) -> Any:
     """The algorithm of a name, with the settings of campaigns."""
     import bayesdiff as bd
 
@@ -183,6 +206,6 @@ def make_engine(engine: Engine) -> Any:
         Engine.hmc: bd.HMC(num_warmup=400),
         Engine.gibbs: bd.GibbsDiffusion(),
         Engine.surrogate: bd.MarginalSurrogate(),
-        Engine.grid: bd.Grid({"H0": 24, "omega_b": 24, "sigma": 24}),
+        Engine.grid: bd.Grid(dict.fromkeys(parameters, 24)),
     }
     return algorithms[engine]

@@ -50,8 +50,15 @@ class Posterior(NamedTuple):
 class Runner:
     """An algorithm on one model, for any number of observations of one shape."""
 
-    def __init__(self, model: Callable, algorithm: Any, num_chains: int = 4, num_samples: int = 1000):
-        self.model, self.algorithm = model, algorithm
+    def __init__(
+        self,
+        model: Callable,
+        algorithm: Any,
+        num_chains: int = 4,
+        num_samples: int = 1000,
+        names: tuple[str, ...] = PARAMETERS,
+    ):
+        self.model, self.algorithm, self.names = model, algorithm, names
         self.num_chains, self.num_samples = num_chains, num_samples
         self._target: Target | None = None
 
@@ -67,7 +74,7 @@ class Runner:
         prepared = self.algorithm.prepare(prepare_key, self._target, self.num_chains, False)
         run = run_chains(run_key, prepared, self.num_chains, self.num_samples, progress=False)
         seconds = time.perf_counter() - clock - run.compile_seconds
-        draws = {name: run.posterior[name] for name in PARAMETERS}
+        draws = {name: run.posterior[name] for name in self.names}
         return Posterior(
             draws=draws,
             rhat={name: float(arviz_stats.rhat(x)) for name, x in draws.items()},
@@ -82,7 +89,7 @@ class Runner:
 def disagreement(a: Posterior, b: Posterior) -> tuple[float, float]:
     """Largest difference of means and of standard deviations over the parameters, in Monte Carlo standard errors."""
     means, deviations = [], []
-    for name in PARAMETERS:
+    for name in a.draws:
         errors = [_monte_carlo_errors(p.draws[name]) for p in (a, b)]
         means.append(abs(a.mean(name) - b.mean(name)) / np.hypot(errors[0][0], errors[1][0]))
         deviations.append(abs(a.sd(name) - b.sd(name)) / np.hypot(errors[0][1], errors[1][1]))

@@ -20,7 +20,7 @@ from numpyro.infer import NUTS as NumPyroNUTS
 
 import bayesdiff as bd
 from bayesdiff.calibration import Sbc, central_coverage, holm, tarp
-from validation.campaigns import CAMPAIGNS, Engine, Name, make_engine, make_problem
+from validation.campaigns import ALGORITHMS, CAMPAIGNS, Engine, Name, make_engine, make_problem
 from validation.figures import RESULTS, Figure, above, below
 
 NUM = 1000
@@ -61,7 +61,7 @@ def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True
         progress=progress,
     )
     seconds = time.perf_counter() - clock
-    title = f"Calibration of the twin by {type(make_engine(engine)).__name__}"
+    title = f"Calibration of the twin by {ALGORITHMS[engine]}"
     bd.reporting.write_calibration_report(study, folder, title=title, notes=(problem.about,))
     return study, seconds if new else None
 

@@ -161,7 +161,7 @@ def band_coverage(
     return BandCoverage(
         levels,
         bins.centers,
-        bins.num_modes,
+        bins.counts,
         exchange_test(np.stack(covered)),
         exchange_test(np.stack(spread)),
         np.stack(ranks),

@@ -21,6 +21,7 @@ between parameters are far more precise than values, which is what an HMC run or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -188,6 +189,12 @@ class Elbo:
         reference: ``True`` uses the model's twin as reference where it has one; ``False`` is the bound as published.
         power: strata are equal in the ``power``-th root of the integration variable; 2 is dense near the observation's
             noise level, where the bound has most of its variance, and regularises its square-root singularity.
+        importance: positive weights of equal parts of the model's range of log s; strata are equal in their integral
+            instead, dense where the bound varies most between parameters (see
+            :func:`bayesdiff.diffusion.importance.noise_level_importance`).
+
+    Raises:
+        ValueError: for numbers that are not positive.
     """
 
     def __init__(
@@ -197,7 +204,11 @@ class Elbo:
         key: jax.Array | int = 0,
         reference: bool = True,
         power: float = 2.0,
+        importance: Sequence[float] | None = None,
     ):
+        if importance is not None and not all(0.0 < weight < np.inf for weight in importance):
+            raise ValueError(f"importance must be positive weights, got {tuple(importance)}")
+        self.importance = None if importance is None else tuple(float(weight) for weight in importance)
         if num_times < 1 or num_noise < 1:
             raise ValueError(f"num_times and num_noise must be positive, got {num_times} and {num_noise}")
         self.num_times, self.num_noise, self.reference, self.power = num_times, num_noise, reference, power
@@ -205,7 +216,8 @@ class Elbo:
 
     def __repr__(self) -> str:
         settings = f"num_times={self.num_times}, num_noise={self.num_noise}, reference={self.reference}"
-        return f"Elbo({settings}, power={self.power:g})"
+        strata = f"power={self.power:g}" if self.importance is None else f"importance of {len(self.importance)} parts"
+        return f"Elbo({settings}, {strata})"
 
     def __call__(self, model: DiffusionModel, y: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
         """The bound on log p(y | s, context)."""
@@ -220,10 +232,8 @@ class Elbo:
 
         def integrand(inputs):
             white, q = inputs
-            weight = self.power * q ** (self.power - 1.0) * span
-            rise = span * q**self.power
-            pair = [self._term(model, twin, y, s, rise, sign * white, noise_power, context) for sign in (1.0, -1.0)]
-            return weight * 0.5 * (pair[0] + pair[1])
+            rise, weight = self._stratum(model, q, s, span)
+            return weight * bound_integrand(model, y, s, rise, white, context, self.reference)
 
         offset_key, noise_key = jax.random.split(self.key)
         offsets = jax.random.uniform(offset_key, (self.num_noise, self.num_times), y.dtype, minval=SMALLEST_OFFSET)
@@ -240,15 +250,45 @@ class Elbo:
         error = jnp.std(per_draw, ddof=1) / jnp.sqrt(self.num_noise) if self.num_noise > 1 else jnp.zeros(())
         return Estimate(start - jnp.mean(per_draw), error)
 
-    def _term(self, model, twin, y, s, rise, white, noise_power, context) -> jax.Array:
-        """|r|^2 + 2 kappa r.n at log s' = log s + rise, less the same for the twin.
+    def _stratum(self, model, q, s, span) -> tuple[jax.Array, jax.Array]:
+        """Rise of log s' over log s at the fraction q of the strata, and its derivative."""
+        if self.importance is None:
+            return span * q**self.power, self.power * q ** (self.power - 1.0) * span
+        low, high = (np.log(max(level, 1e-6)) for level in model.noise_levels())
+        edges = np.linspace(low, high, len(self.importance) + 1)
+        weights = np.asarray(self.importance)
+        integral = np.append(0.0, np.cumsum(weights))
+        edges, weights, integral = (jnp.asarray(x, q.dtype) for x in (edges, weights, integral))
+        start = jnp.interp(jnp.log(s), edges, integral)
+        total = integral[-1] - start
+        place = start + q * total
+        part = jnp.clip(jnp.searchsorted(integral, place) - 1, 0, len(weights) - 1)
+        width = (edges[-1] - edges[0]) / len(weights)
+        rise = jnp.clip(jnp.interp(place, integral, edges) - jnp.log(s), SHORTEST_SPAN, span)
+        return rise, total * width / weights[part]
 
-        Without a twin (1 + (s/s')^2) |n|^2 is added: it cancels what grows like the number of pixels times log s'; its
-        integral is known.
-        """
-        higher = s * jnp.exp(rise)
-        excess = s * jnp.sqrt(jnp.expm1(2.0 * rise))
-        kappa = higher / excess
+
+def bound_integrand(
+    model: DiffusionModel,
+    y: jax.Array,
+    s: jax.Array,
+    rise: jax.Array,
+    white: jax.Array,
+    context: jax.Array,
+    reference: bool = True,
+) -> jax.Array:
+    """|r|^2 + 2 kappa r.n at log s' = log s + rise, less the same for the twin, averaged over n and -n: a scalar.
+
+    Without a twin (1 + (s/s')^2) |n|^2 is added: it cancels what grows like the number of pixels times log s'; its
+    integral is known.
+    """
+    noise_power = model.noise_power(context)
+    twin = model.twin_at(context) if reference else None
+    higher = s * jnp.exp(rise)
+    excess = s * jnp.sqrt(jnp.expm1(2.0 * rise))
+    kappa = higher / excess
+
+    def term(white: jax.Array) -> jax.Array:
         noisy = y + excess * colour(white, noise_power)
         r = scaled_score(model.denoiser, noisy, higher, noise_power, context)
         if twin is None:
@@ -256,6 +296,8 @@ class Elbo:
             return jnp.sum(r**2 + 2.0 * kappa * r * white + coefficient * white**2)
         r_twin = scaled_score(twin, noisy, higher, noise_power, context)
         return jnp.sum((r - r_twin) * (r + r_twin + 2.0 * kappa * white))
+
+    return 0.5 * (term(white) + term(-white))
 
 
 def _expected_end(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context) -> jax.Array:
@@ -295,7 +337,7 @@ def _permutations(size: int) -> np.ndarray:
 
 jax.tree_util.register_pytree_node(
     Elbo,
-    lambda e: ((e.key,), (e.num_times, e.num_noise, e.reference, e.power)),
+    lambda e: ((e.key,), (e.num_times, e.num_noise, e.reference, e.power, e.importance)),
     lambda aux, children: Elbo(aux[0], aux[1], children[0], *aux[2:]),
 )
 jax.tree_util.register_pytree_node(

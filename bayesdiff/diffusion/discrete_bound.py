@@ -47,7 +47,7 @@ class DiscreteBound:
         num_sampled: evaluate that many of the terms, chosen by ``importance``, instead of each; the estimate of their
             sum is unbiased over keys.
         importance: positive weights (T,) by which terms are chosen, equal ones by default; see
-            :func:`measured_importance`.
+            :func:`term_importance`.
 
     Raises:
         ValueError: for numbers that are not positive, terms that do not exist or occur twice, or an importance that
@@ -153,7 +153,7 @@ class DiscreteBound:
         return jax.vmap(lambda key: balanced_noise(key, num, y.shape, y.dtype))(keys)
 
 
-def measured_importance(
+def term_importance(
     model: DiffusionModel,
     fields: jax.Array,
     contexts: jax.Array,

@@ -49,7 +49,7 @@ class GaussianFamily:
 
     def at(self, context: jax.Array) -> GaussianDenoiser:
         """The Gaussian field at one context (num_context,)."""
-        terms = _terms(context, self.context_low, self.context_high, self.degree)
+        terms = polynomial_terms(context, self.context_low, self.context_high, self.degree)
         hats = jnp.asarray(_hats(self.shape, self.log_power.shape[0]), dtype=self.log_power.dtype)
         modes = RadialModes(self.shape)
         power = jnp.exp(hats @ (self.log_power @ terms))[modes.group].reshape(self.shape)
@@ -99,7 +99,8 @@ def fit_gaussian_family(
     if (contexts < low).any() or (contexts > high).any():
         raise ValueError(f"contexts must lie between {low} and {high}")
     shape = (fields.shape[-2], fields.shape[-1])
-    terms = np.asarray(jax.vmap(lambda c: _terms(c, low, high, degree))(jnp.asarray(contexts)), dtype=np.float64)
+    evaluate = jax.vmap(lambda c: polynomial_terms(c, low, high, degree))
+    terms = np.asarray(evaluate(jnp.asarray(contexts)), dtype=np.float64)
     if len(fields) < 2 * terms.shape[1]:
         raise ValueError(f"{terms.shape[1]} terms cannot be fitted to {len(fields)} fields")
     average = fields.mean(axis=(1, 2, 3), dtype=np.float64)
@@ -134,7 +135,7 @@ def _mean_group_power(fields: np.ndarray, modes: RadialModes) -> np.ndarray:
     return np.concatenate([np.asarray(total(part), np.float64) for part in parts])
 
 
-def _terms(context: jax.Array, low, high, degree: int) -> jax.Array:
+def polynomial_terms(context: jax.Array, low, high, degree: int) -> jax.Array:
     """Products of Legendre polynomials up to a total degree, the constant first, shape (terms,)."""
     x = (2.0 * context - low - high) / (high - low)
     one = [jnp.ones_like(x), x]

@@ -142,8 +142,8 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
     if card.get("type") == "gaussian":
         return GaussianDenoiser(jnp.asarray(tensors["power"]), jnp.asarray(tensors["mean"]))
     if card.get("type") == "gaussian_family":
-        arrays = [jnp.asarray(tensors[f"family_{name}"]) for name in _FAMILY]
-        return GaussianFamily(*arrays, tuple(card["shape"]), card["degree"])
+        arrays = {name: jnp.asarray(tensors[f"family_{name}"]) for name in _FAMILY}
+        return GaussianFamily(**arrays, shape=tuple(card["shape"]), degree=card["degree"])
     if card.get("type") != "wiener":
         raise ValueError(
             f"the card's denoiser must be of type 'gaussian', 'gaussian_family' or 'wiener', got {card.get('type')!r}"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from bayesdiff.fields.inputs import field_array
 from bayesdiff.fields.spectra import wavenumbers
 
 
@@ -41,8 +42,11 @@ def moments(field: ArrayLike) -> Moments:
 
     Returns:
         Mean, standard deviation, skewness and excess kurtosis, each (..., channels).
+
+    Raises:
+        ValueError: if the field has fewer than two axes or NaN pixels.
     """
-    field = jnp.asarray(field)
+    field = field_array(field)
     mean = jnp.mean(field, axis=(-2, -1))
     deviation = field - mean[..., None, None]
     variance = jnp.mean(deviation**2, axis=(-2, -1))
@@ -69,9 +73,9 @@ def banded_moments(
         Moments, each (..., channels, num_bands).
 
     Raises:
-        ValueError: if the edges do not increase.
+        ValueError: if the edges do not increase, or the field has fewer than two axes or NaN pixels.
     """
-    field = jnp.asarray(field)
+    field = field_array(field)
     edges = np.asarray(edges, dtype=float)
     if edges.ndim != 1 or edges.size < 2 or not np.all(np.diff(edges) > 0):
         raise ValueError(f"edges must be two or more increasing wavenumbers, got {edges}")

@@ -22,6 +22,9 @@ import numpy as np
 from jax.scipy.special import erfc, ndtr
 from jax.typing import ArrayLike
 
+from bayesdiff.fields.filters import gaussian_smooth
+from bayesdiff.fields.inputs import field_array
+
 
 class MinkowskiFunctionals(NamedTuple):
     """V0 (area fraction), V1 (1/pixel) and V2 (1/pixel^2), each (..., channels, num_thresholds)."""
@@ -52,11 +55,9 @@ def minkowski_functionals(field: ArrayLike, thresholds: ArrayLike, window: float
         V0, V1 and V2, each (..., channels, num_thresholds).
 
     Raises:
-        ValueError: if the field has fewer than two axes, or there is one threshold and no window.
+        ValueError: if the field has fewer than two axes or NaN pixels, or there is one threshold and no window.
     """
-    field = jnp.asarray(field)
-    if field.ndim < 2:
-        raise ValueError(f"a field has shape (..., channels, height, width), got {field.shape}")
+    field = field_array(field)
     thresholds = jnp.asarray(thresholds, field.dtype)
     width = _window(thresholds, window)
     height, breadth = field.shape[-2:]
@@ -128,25 +129,32 @@ def gaussian_minkowski_functionals(
     )
 
 
-def histogram(field: ArrayLike, bins: int = 50, range: tuple[float, float] = (-5.0, 5.0)) -> Histogram:
-    """One-point distribution of each map.
+def histogram(
+    field: ArrayLike, bins: int = 50, range: tuple[float, float] = (-5.0, 5.0), smoothing: float = 0.0
+) -> Histogram:
+    """One-point distribution of each map, smoothed first if asked for.
 
     Args:
         field: (..., channels, height, width).
         bins: number of equal bins.
         range: lower and upper end, in field units. Pixels outside are not in any bin but do count in the
             normalisation, so the density integrates to the fraction of pixels inside.
+        smoothing: standard deviation, in pixels, of the Gaussian that the maps are convolved with first
+            (`gaussian_smooth`); 0 for none.
 
     Returns:
         The bin edges and the density (..., channels, bins).
 
     Raises:
-        ValueError: if the range is empty.
+        ValueError: if the range is empty, the smoothing is negative, or the field has fewer than two axes or NaN
+            pixels.
     """
     low, high = range
     if not low < high:
         raise ValueError(f"range must be (low, high) with low < high, got {range}")
-    field = jnp.asarray(field)
+    field = field_array(field)
+    if smoothing != 0:
+        field = gaussian_smooth(field, smoothing)
     edges = jnp.linspace(low, high, bins + 1, dtype=field.dtype)
     # As in numpy.histogram the last bin holds its upper edge.
     index = jnp.searchsorted(edges, field, side="right") - 1

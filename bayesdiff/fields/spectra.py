@@ -18,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from bayesdiff.fields.binning import Bins, bin_mean, bins_of
+from bayesdiff.fields.inputs import field_array, refuse_unmatched
+
 
 class Spectrum(NamedTuple):
     """A binned spectrum.
@@ -59,15 +62,6 @@ def wavenumbers(shape: tuple[int, int], pixel_arcmin: float | None = None) -> np
     return frequency * 2 * np.pi / np.deg2rad(pixel_arcmin / 60)
 
 
-class Bins(NamedTuple):
-    """Which bin each mode of the half-plane of ``rfft2`` belongs to, and with which share of the bin's mean."""
-
-    index: np.ndarray
-    weight: np.ndarray
-    centers: np.ndarray
-    num_modes: np.ndarray
-
-
 def radial_bins(
     shape: tuple[int, int],
     num_bins: int | None = None,
@@ -82,48 +76,21 @@ def radial_bins(
     height, width = shape
     k = wavenumbers(shape, pixel_arcmin)[:, : width // 2 + 1]
     fundamental = wavenumbers(shape, pixel_arcmin).ravel()[1:].min()
-    if edges is None:
+    if edges is not None:
+        if num_bins is not None:
+            raise ValueError("give num_bins or edges, not both")
+        limits = np.asarray(edges, dtype=float)
+    elif num_bins is None:
+        limits = np.arange(0.5, max(shape) // 2 + 1) * fundamental
+    else:
         nyquist = fundamental * max(shape) / 2
-        if num_bins is None:
-            edges = np.arange(0.5, max(shape) // 2 + 1) * fundamental
-        else:
-            edges = np.linspace(0.5 * fundamental, nyquist + 0.5 * fundamental, num_bins + 1)
-    elif num_bins is not None:
-        raise ValueError("give num_bins or edges, not both")
-    edges = np.asarray(edges, dtype=float)
-    if edges.ndim != 1 or edges.size < 2 or not np.all(np.diff(edges) > 0):
-        raise ValueError(f"edges must be two or more increasing wavenumbers, got {edges}")
-    total = edges.size - 1
-    # A bin holds its lower edge. The tolerance keeps modes that lie on an edge in one bin, whatever the units.
-    index = np.searchsorted(edges * (1 - 1e-9), k, side="right") - 1
-    index = np.where((index >= 0) & (index < total) & (k > 0), index, total)
+        limits = np.linspace(0.5 * fundamental, nyquist + 0.5 * fundamental, num_bins + 1)
     # The interior columns of the half-plane stand for k and -k.
     multiplicity = np.full(k.shape, 2.0)
     multiplicity[:, 0] = 1.0
     if width % 2 == 0:
         multiplicity[:, -1] = 1.0
-    num_modes = np.bincount(index.ravel(), weights=multiplicity.ravel(), minlength=total + 1)[:total]
-    if np.any(num_modes == 0):
-        empty = int(np.argmin(num_modes))
-        raise ValueError(
-            f"bin {empty}, from {edges[empty]:.4g} to {edges[empty + 1]:.4g}, holds no mode of a {height} x {width} "
-            f"map (fundamental mode {fundamental:.4g}, largest {k.max():.4g}); use wider or fewer bins"
-        )
-    centers = np.bincount(index.ravel(), weights=(multiplicity * k).ravel(), minlength=total + 1)[:total] / num_modes
-    weight = multiplicity / np.append(num_modes, 1.0)[index]
-    return Bins(index, weight, centers, num_modes)
-
-
-def _bin_mean(values: jax.Array, bins: Bins) -> jax.Array:
-    total = bins.centers.size
-    weighted = values * jnp.asarray(bins.weight, values.dtype)
-    batch = values.shape[:-2]
-    sums = jnp.zeros((*batch, total + 1), values.dtype).at[..., bins.index.ravel()].add(weighted.reshape(*batch, -1))
-    return sums[..., :total]
-
-
-def _fourier(field: ArrayLike) -> jax.Array:
-    return jnp.fft.rfft2(jnp.asarray(field), norm="ortho")
+    return bins_of(np.where(k > 0, k, -np.inf), multiplicity, limits, f"mode of a {height} x {width} map")
 
 
 def power_spectrum(
@@ -145,7 +112,8 @@ def power_spectrum(
         The bin centres, the power (..., channels, num_bins), and the number of modes of each bin.
 
     Raises:
-        ValueError: if the edges do not increase, or a bin holds no mode.
+        ValueError: if the field has fewer than two axes or NaN pixels, the edges do not increase, or a bin holds no
+            mode.
     """
     return cross_spectrum(field, field, num_bins, pixel_arcmin, edges)
 
@@ -170,13 +138,12 @@ def cross_spectrum(
         The bin centres, the cross power (..., channels, num_bins), and the number of modes of each bin.
 
     Raises:
-        ValueError: if the maps differ in size, the edges do not increase, or a bin holds no mode.
+        ValueError: if the maps differ in size or have NaN pixels, other axes do not broadcast, the edges do not
+            increase, or a bin holds no mode.
     """
-    bins = _common_bins(a, b, num_bins, pixel_arcmin, edges)
-    fourier_a = _fourier(a)
-    fourier_b = fourier_a if b is a else _fourier(b)
-    power = _bin_mean(_real_product(fourier_a, fourier_b), bins)
-    return Spectrum(jnp.asarray(bins.centers, power.dtype), power, jnp.asarray(bins.num_modes, power.dtype))
+    fourier_a, fourier_b, bins = _common_modes(a, b, num_bins, pixel_arcmin, edges)
+    power = bin_mean(_real_product(fourier_a, fourier_b), bins)
+    return Spectrum(jnp.asarray(bins.centers, power.dtype), power, jnp.asarray(bins.counts, power.dtype))
 
 
 def cross_correlation(
@@ -190,32 +157,59 @@ def cross_correlation(
 
     Arguments and errors are those of `cross_spectrum`. The coefficient is 0 in a bin where a field has no power.
     """
-    bins = _common_bins(a, b, num_bins, pixel_arcmin, edges)
-    fourier_a, fourier_b = _fourier(a), _fourier(b)
-    power_aa = _bin_mean(_real_product(fourier_a, fourier_a), bins)
-    power_bb = _bin_mean(_real_product(fourier_b, fourier_b), bins)
-    power_ab = _bin_mean(_real_product(fourier_a, fourier_b), bins)
+    fourier_a, fourier_b, bins = _common_modes(a, b, num_bins, pixel_arcmin, edges)
+    power_aa = bin_mean(_real_product(fourier_a, fourier_a), bins)
+    power_bb = bin_mean(_real_product(fourier_b, fourier_b), bins)
+    power_ab = bin_mean(_real_product(fourier_a, fourier_b), bins)
     # Two square roots, since the product of two small float32 powers could underflow.
     present = (power_aa > 0) & (power_bb > 0)
     norm = jnp.sqrt(jnp.where(present, power_aa, 1.0)) * jnp.sqrt(jnp.where(present, power_bb, 1.0))
     coefficient = jnp.where(present, power_ab / norm, 0.0)
     dtype = coefficient.dtype
-    return Correlation(jnp.asarray(bins.centers, dtype), coefficient, jnp.asarray(bins.num_modes, dtype))
+    return Correlation(jnp.asarray(bins.centers, dtype), coefficient, jnp.asarray(bins.counts, dtype))
+
+
+def spectral_matrix(
+    field: ArrayLike,
+    num_bins: int | None = None,
+    pixel_arcmin: float | None = None,
+    edges: Sequence[float] | np.ndarray | None = None,
+) -> Spectrum:
+    """Auto- and cross-spectra of all pairs of channels of a periodic field, averaged in bins of |k|.
+
+    Args:
+        field: (..., channels, height, width).
+        num_bins: as in `power_spectrum`.
+        pixel_arcmin: as in `power_spectrum`.
+        edges: as in `power_spectrum`.
+
+    Returns:
+        A spectrum whose ``power`` is (..., channels, channels, num_bins): in each bin a symmetric matrix, positive
+        semi-definite to rounding, with the auto-spectra on its diagonal.
+
+    Raises:
+        ValueError: if the field has fewer than three axes or NaN pixels, the edges do not increase, or a bin holds no
+            mode.
+    """
+    field = field_array(field, channels=True)
+    return cross_spectrum(field[..., :, None, :, :], field[..., None, :, :, :], num_bins, pixel_arcmin, edges)
 
 
 def _real_product(a: jax.Array, b: jax.Array) -> jax.Array:
     return a.real * b.real + a.imag * b.imag
 
 
-def _common_bins(
+def _common_modes(
     a: ArrayLike,
     b: ArrayLike,
     num_bins: int | None,
     pixel_arcmin: float | None,
     edges: Sequence[float] | np.ndarray | None,
-) -> Bins:
-    shape_a, shape_b = jnp.shape(a), jnp.shape(b)
-    if len(shape_a) < 2 or shape_a[-2:] != shape_b[-2:]:
-        raise ValueError(f"fields (..., channels, height, width) of one size expected, got {shape_a} and {shape_b}")
-    height, width = shape_a[-2:]
-    return radial_bins((height, width), num_bins, pixel_arcmin, edges)
+) -> tuple[jax.Array, jax.Array, Bins]:
+    field_a = field_array(a)
+    field_b = field_a if b is a else field_array(b)
+    refuse_unmatched(field_a, field_b)
+    height, width = field_a.shape[-2:]
+    bins = radial_bins((height, width), num_bins, pixel_arcmin, edges)
+    fourier_a = jnp.fft.rfft2(field_a, norm="ortho")
+    return fourier_a, fourier_a if b is a else jnp.fft.rfft2(field_b, norm="ortho"), bins

@@ -139,12 +139,12 @@ class UNet(nnx.Module):
         embedding = self._embed(log_snr, context)
         if self.config.seam:
             h = jnp.concatenate([h, jnp.broadcast_to(_seam_maps(h), (*h.shape[:3], 2))], axis=-1)
-        h = self.stem(_fold(h, self.config.patch))
+        h = self.stem(fold(h, self.config.patch))
         skips = []
         for level, blocks in enumerate(self.down):
             if level:
                 skips.append(h)
-                h = _halve(h)
+                h = halve(h)
             for block in blocks:
                 h = block(h, embedding)
         if self.attention is not None:
@@ -153,7 +153,7 @@ class UNet(nnx.Module):
             h = jnp.concatenate([_double(merge(h)), skips.pop()], axis=-1)
             for block in blocks:
                 h = block(h, embedding)
-        return _unfold(self.last(nnx.silu(self.last_norm(h))), self.config.patch)
+        return unfold(self.last(nnx.silu(self.last_norm(h))), self.config.patch)
 
     def _embed(self, log_snr: jax.Array, context: jax.Array) -> jax.Array:
         frequencies = jnp.geomspace(0.05, 5.0, self.config.embedding // 2).astype(log_snr.dtype)
@@ -172,21 +172,22 @@ def _seam_maps(h: jax.Array) -> jax.Array:
     return grid[None]
 
 
-def _fold(h: jax.Array, patch: int) -> jax.Array:
+def fold(h: jax.Array, patch: int) -> jax.Array:
     """Squares of pixels as channels, (N, H, W, channels) to (N, H / patch, W / patch, channels patch^2)."""
     num, height, width, channels = h.shape
     h = h.reshape(num, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
     return h.reshape(num, height // patch, width // patch, channels * patch**2)
 
 
-def _unfold(h: jax.Array, patch: int) -> jax.Array:
-    """Undo :func:`_fold`."""
+def unfold(h: jax.Array, patch: int) -> jax.Array:
+    """Undo :func:`fold`."""
     num, height, width, channels = h.shape
     h = h.reshape(num, height, width, patch, patch, channels // patch**2).swapaxes(2, 3)
     return h.reshape(num, height * patch, width * patch, channels // patch**2)
 
 
-def _halve(h: jax.Array) -> jax.Array:
+def halve(h: jax.Array) -> jax.Array:
+    """Average over squares of 2 x 2 positions, (N, H, W, channels) to (N, H / 2, W / 2, channels)."""
     num, height, width, channels = h.shape
     return h.reshape(num, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 

@@ -120,9 +120,10 @@ def _statistics(values: np.ndarray, num_bands: int) -> tuple[list[str], np.ndarr
     names = ["mean", "standard deviation", *(f"{100 * q:g} % quantile" for q in _QUANTILES)]
     columns = [flat.mean(axis=1), flat.std(axis=1), *np.quantile(flat, _QUANTILES, axis=1)]
     if values.ndim == 1 + len(FIELD_DIMS) and min(values.shape[-2:]) > 2:
-        shape = moments(values)
         edges = _band_edges(values.shape[-2:], num_bands)
-        power = np.asarray(power_spectrum(values, edges=edges).power)
+        # Compiled, they take NaN: a replicate that overflowed has NaN for its own statistics and leaves the others.
+        shape = jax.jit(moments)(values)
+        power = np.asarray(jax.jit(lambda maps: power_spectrum(maps, edges=edges).power)(values))
         for channel in range(values.shape[1]):
             label = f" of channel {channel}" if values.shape[1] > 1 else ""
             names += [f"skewness{label}", f"kurtosis{label}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpyro
@@ -15,7 +16,7 @@ from models.density_fields.data import PARAMETER_BOUNDS
 NOISE_BOUNDS = (0.02, 1.0)
 
 
-def cosmology() -> tuple[jnp.ndarray, jnp.ndarray]:
+def cosmology() -> tuple[Any, Any]:
     """Sites Omega_m and sigma_8, uniform in the box that the prior was trained on: its edges are the prior's."""
     return (
         numpyro.sample("Omega_m", dist.Uniform(*PARAMETER_BOUNDS["Omega_m"])),

@@ -28,6 +28,7 @@ from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import LabelledFields
 from models.density_fields.data import PARAMETER_BOUNDS, PIXEL, SIZE, Standardisation, load_maps, split
+from models.density_fields.likelihood import measure_importance
 from models.density_fields.quality import denoising_table
 
 NAME = "density-fields-64"
@@ -129,8 +130,10 @@ def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) ->
         command="python -m models train density_fields",
         training=settings_card(settings),
     )
-    quality = {name: denoising_table(model, part) for name, part in zip(("training", "held_out"), fields, strict=False)}
-    model.save(path, quality={"denoiser_error_over_wiener": quality})
+    parts = {"training": fields.training, "held_out": fields.held_out}
+    quality = {name: denoising_table(model, part) for name, part in parts.items()}
+    importance = measure_importance(model, fields.training)
+    model.save(path, quality={"denoiser_error_over_wiener": quality}, bound_importance=importance)
     return load_model(path)
 
 

@@ -75,9 +75,8 @@ def simulation_set(name: str, num: int | None = None) -> SimulationSet:
     parameters = np.tile(list(FIDUCIAL.values()), (num, 1))
     if name == "1P":
         for axis in range(2):
-            parameters[axis * PER_PARAMETER : (axis + 1) * PER_PARAMETER, axis] = np.linspace(
-                low[axis], high[axis], PER_PARAMETER
-            )
+            values = np.linspace(low[axis], high[axis], PER_PARAMETER).round(10)
+            parameters[axis * PER_PARAMETER : (axis + 1) * PER_PARAMETER, axis] = values
         seeds = np.full(num, FIRST_SEED[name])
     return SimulationSet(name, parameters, seeds)
 
@@ -110,9 +109,6 @@ def generate(
         (parts / f"{chosen.name}_{index:04d}.npz", identity(seed, row, settings))
         for index, (seed, row) in enumerate(zip(chosen.seeds, chosen.parameters, strict=True))
     ]
-    for path in parts.glob(f".{chosen.name}_*.partial"):
-        if not _alive(path):
-            path.unlink(missing_ok=True)
     missing = [job for job in jobs if not job[0].exists()]
     if missing:
         start = time.monotonic()
@@ -121,7 +117,7 @@ def generate(
         try:
             with get_context("spawn").Pool(min(processes, len(missing))) as pool:
                 for done, _ in enumerate(pool.imap_unordered(_compute, missing), start=1):
-                    if done in (1, 5) or done % 20 == 0 or done == len(missing):
+                    if done == 5 or done % 20 == 0 or done == len(missing):
                         each = (time.monotonic() - start) / done
                         left = each * (len(missing) - done) / 60
                         say(f"{chosen.name}: {done} of {len(missing)} simulations, {each:.1f} s each, "
@@ -152,16 +148,6 @@ def _compute(job: tuple[Path, dict[str, Any]]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def _alive(path: Path) -> bool:
-    try:
-        os.kill(int(path.name.split(".")[-2]), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def assemble(chosen: SimulationSet, jobs: list[tuple[Path, dict[str, Any]]], folder: Path, settings: Settings) -> None:

@@ -95,7 +95,7 @@ def denoising_table(model: bd.DiffusionModel, num: int = 64, seed: int = 3, trai
             context = jax.random.uniform(parameters, (2,), minval=denoiser.context_low, maxval=denoiser.context_high)
             noise_power = model.noise.power(context, x.shape)
             y = x + s * colour(jax.random.normal(normal, x.shape), noise_power)
-            estimates = [d(y, s, noise_power, context) for d in (denoiser, denoiser.reference)]
+            estimates = [d(y, s, noise_power, context) for d in (denoiser, denoiser.reference.at(context))]
             return jnp.stack([mode_power(estimate - x)[0] for estimate in estimates])
 
         power = jnp.mean(jax.lax.map(one, jax.random.split(key, num), batch_size=16), axis=0)

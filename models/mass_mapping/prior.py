@@ -68,7 +68,7 @@ def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
 def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, maps: Convergence, **card: Any) -> DiffusionModel:
     """The diffusion model around a denoiser; its card says how fields become convergence, and holds ``card``."""
     reference = twin(denoiser)
-    assert reference is not None
+    assert isinstance(reference, GaussianDenoiser)
     size = int(reference.power.shape[-1])
     return DiffusionModel(
         denoiser=denoiser,

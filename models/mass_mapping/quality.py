@@ -67,7 +67,7 @@ def denoising_table(model: bd.DiffusionModel, maps: Convergence, num: int = 64, 
     Raises:
         ValueError: the model has no twin.
     """
-    twin = model.twin
+    twin = model.twin_at(model.context_array(None))
     if twin is None:
         raise ValueError("the denoiser is compared with the Wiener filter, and this model has no Gaussian twin")
     context = model.context_array(None)

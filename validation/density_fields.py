@@ -1,0 +1,171 @@
+"""Cosmology from dark-matter fields of held-out simulations, by every estimator and by two baselines.
+
+One map of each of 150 simulations that the prior has not seen. The recommended estimator is the bound with the twin as
+reference, interpolated by ``MarginalSurrogate``; its errors must not exceed those of the power spectrum. The terms of
+the discrete bound that the literature uses are judged on fewer fields, for what they cost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import arviz_stats
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import norm
+
+import bayesdiff as bd
+from bayesdiff.diffusion.densities import LogDensity, Twin
+from bayesdiff.diffusion.discrete_bound import DiscreteBound, term_importance
+from models.density_fields.baselines import load_baselines, one_map_each
+from models.density_fields.data import PARAMETER_BOUNDS
+from models.density_fields.likelihood import recommended_bound
+from models.density_fields.model import make_model
+from models.density_fields.power_spectrum import Moments, posterior_moments
+from models.density_fields.prior import NAME, load_fields
+from models.density_fields.regression import predict
+from validation.field_posteriors import (
+    SURROGATE,
+    Judged,
+    Row,
+    by_sampling,
+    by_surrogate,
+    calibration_figures,
+    posteriors,
+)
+from validation.figures import RESULTS, Figure, below
+
+NAMES = tuple(PARAMETER_BOUNDS)
+NUM_TIMES = 48
+REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
+NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 30, 8, 30, 20
+FULL_GRID = 2500 * 1000
+
+
+def held_out() -> tuple[np.ndarray, np.ndarray]:
+    """One field (1, 64, 64) of each held-out simulation, and its parameters."""
+    return one_map_each(load_fields().held_out)
+
+
+def surrogate(prior: bd.DiffusionModel, log_density: LogDensity):
+    """Posteriors by the interpolated density; a plane needs fewer points than the default."""
+    algorithm = bd.MarginalSurrogate(log_density, **SURROGATE)
+    return by_surrogate(make_model(prior), algorithm, NAMES)
+
+
+def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
+    """Calibration, coverage and errors of every estimator."""
+    prior = bd.load_pretrained(NAME)
+    fields, truths = held_out()
+    recommended = posteriors(folder, "bound", surrogate(prior, recommended_bound(prior, NUM_TIMES)), fields, truths)
+    figures = calibration_figures("bound", recommended, truths, NAMES, REQUIRED, coverage=True)
+    baselines = load_baselines()
+    spectrum = gaussian_rows(posterior_moments(baselines.power_spectrum, fields), truths)
+    figures += calibration_figures("power spectrum and mean", spectrum, truths, NAMES)
+    for i, name in enumerate(NAMES):
+        errors = [np.sqrt(np.mean((Judged.of(r).mean[:, i] - truths[:, i]) ** 2)) for r in (recommended, spectrum)]
+        figures.append(below(f"bound: {name}: rms error over the power spectrum's", errors[0] / errors[1], 1.0))
+    network = gaussian_rows(predict(baselines.regression, fields), truths)
+    figures += calibration_figures("regression network", network, truths, NAMES)
+    twin = posteriors(folder, "twin", surrogate(prior, Twin(jnp.zeros(1))), fields, truths)
+    figures += calibration_figures("Gaussian twin", twin, truths, NAMES)
+    for title, (estimate, num) in parts_of_the_bound(prior, fields, truths).items():
+        rows = posteriors(folder, title.replace(" ", "_"), estimate, fields[:num], truths[:num])
+        figures += calibration_figures(title, rows, truths[:num], NAMES)
+    print_summary(figures)
+    return figures
+
+
+def parts_of_the_bound(prior: bd.DiffusionModel, fields: np.ndarray, truths: np.ndarray) -> dict:
+    """Estimators of the literature: all terms of the discrete bound, the first ones, and L_0 alone on a full grid."""
+    some, contexts = jnp.asarray(fields[-4:]), jnp.asarray(truths[-4:], jnp.float32)
+    middle = jnp.array([0.5 * (low + high) for low, high in PARAMETER_BOUNDS.values()])
+    weights = term_importance(prior, some, contexts, contexts - 0.02 * jnp.sign(contexts - middle))
+    every = DiscreteBound(1000, num_sampled=64, importance=weights)
+    axes = dict.fromkeys(NAMES, 50)
+    coarse = bd.Grid(axes, first_cells=2, max_error=0.03, max_evaluations=1200, batch_size=8)
+    plain = bd.Grid(axes, adaptive=False, batch_size=50)
+    return {
+        "all terms": (surrogate(prior, every), NUM_ALL_TERMS),
+        f"first {NUM_TERMS} terms": (
+            by_sampling(make_model(prior, DiscreteBound(1000, NUM_TERMS)), coarse, NAMES),
+            NUM_FIRST,
+        ),
+        "L_0 alone": (by_sampling(make_model(prior, DiscreteBound(1000, 1)), plain, NAMES), NUM_ZERO),
+    }
+
+
+def gaussian_rows(moments: Moments, truths: np.ndarray) -> list[Row]:
+    """Posteriors of a baseline, taken as Gaussian."""
+    rank = norm.cdf((truths - moments.mean) / moments.sd)
+    columns = zip(moments.mean, moments.sd, rank, strict=True)
+    return [Row(m.tolist(), s.tolist(), r.tolist(), True, 1, 0.0) for m, s, r in columns]
+
+
+def engines(num_fields: int = 2) -> list[Figure]:
+    """Grid, HMC and NUTS on one deterministic bound: means and standard deviations in Monte Carlo standard errors."""
+    prior = bd.load_pretrained(NAME)
+    fields, _ = held_out()
+    model = make_model(prior, bd.Elbo(num_times=8, num_noise=1))
+    algorithms = {
+        "grid": (bd.Grid(dict.fromkeys(NAMES, 40), batch_size=8), 1000),
+        "NUTS": (bd.NUTS(num_warmup=150), 250),
+        "HMC": (bd.HMC(num_warmup=150, num_integration_steps=5), 250),
+    }
+    worst = {"mean": 0.0, "sd": 0.0}
+    rhat = 0.0
+    for index, x in enumerate(fields[:num_fields]):
+        draws = {}
+        for name, (algorithm, num) in algorithms.items():
+            key = jax.random.key(4000 + index)
+            data = bd.sample(key, model, x, algorithm=algorithm, num_chains=2, num_samples=num, progress=False)
+            draws[name] = {p: np.asarray(data["posterior"][p]) for p in NAMES}
+            rhat = max(rhat, *(float(arviz_stats.rhat(draws[name][p])) for p in NAMES))
+        for name in ("NUTS", "HMC"):
+            for p in NAMES:
+                for what, summary in (("mean", np.mean), ("sd", np.std)):
+                    pair = [draws[e][p] for e in (name, "grid")]
+                    errors = [float(arviz_stats.mcse(d, method=what)) for d in pair]
+                    difference = abs(summary(pair[0]) - summary(pair[1]))
+                    worst[what] = max(worst[what], difference / np.hypot(errors[0], errors[1]))
+    return [
+        below("grid, HMC, NUTS: largest difference of a mean [Monte Carlo s.e.]", worst["mean"], 3.0),
+        below("grid, HMC, NUTS: largest difference of a standard deviation [Monte Carlo s.e.]", worst["sd"], 3.0),
+        below("grid, HMC, NUTS: largest R-hat", rhat, 1.01),
+    ]
+
+
+def cost() -> list[Figure]:
+    """One posterior of one field, compiling included, beside the published grid of all terms."""
+    import time
+
+    prior = bd.load_pretrained(NAME)
+    x = held_out()[0][0]
+    bound = recommended_bound(prior)
+    algorithm = bd.MarginalSurrogate(bound, num_design=16, num_test=10, min_bulk=12)
+    clock = time.perf_counter()
+    data = bd.sample(jax.random.key(5000), make_model(prior), x, algorithm=algorithm, progress=False)
+    seconds = time.perf_counter() - clock
+    evaluations = 2 * bound.num_times * bound.num_noise * data.attrs["surrogate_evaluations"]
+    ess = min(float(arviz_stats.ess(np.asarray(data["posterior"][p]))) for p in NAMES)
+    return [
+        below("one posterior, 4 chains: seconds, compiling included", seconds, 180.0),
+        Figure("one posterior: smallest bulk ESS", ess, "> 400", bool(ess > 400)),
+        below(
+            "one posterior: network evaluations over those of the 2,500-point grid of all terms",
+            evaluations / FULL_GRID,
+            0.2,
+        ),
+    ]
+
+
+def print_summary(figures: list[Figure]) -> None:
+    """One line per estimator and parameter."""
+    table = Table("estimator", "quantity", "value")
+    for figure in figures:
+        title, _, quantity = figure.name.partition(": ")
+        table.add_row(title, quantity, figure.value if isinstance(figure.value, str) else f"{figure.value:.3f}")
+    Console(width=130).print(table)
