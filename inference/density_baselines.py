@@ -1,31 +1,24 @@
-"""The baselines of dark-matter fields as estimators: the power spectrum's likelihood, and a network that regresses.
-
-They are those of ``models.density_fields.baselines``, and left out where it is not there.
-"""
+"""The baselines of dark-matter fields as estimators: the power spectrum's likelihood, and a network that regresses."""
 
 from __future__ import annotations
-
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
 
 import jax
 import numpy as np
 
+from bayesdiff import Exact
 from inference.density_problem import Estimator, Outcome, Problem, outcome_of
+from models.density_fields import baselines
 from models.density_fields.data import PARAMETER_BOUNDS
+from models.density_fields.power_spectrum import make_power_spectrum_model
 from models.density_fields.prior import scale_of
 
 
 def _power_spectrum(key: jax.Array, problem: Problem) -> Outcome:
-    from bayesdiff import Exact
-
-    module: Any = import_module("models.density_fields.power_spectrum")
-    baseline = _baselines().load_baselines().power_spectrum
+    baseline = baselines.load_baselines().power_spectrum
     summaries = np.asarray(baseline.summary(_fields(problem)))
     data = summaries if problem.num_fields > 1 else summaries[0]
-    model = module.make_power_spectrum_model(baseline)
-    return outcome_of(problem.sample(key, model, problem.grid(max_evaluations=20_000), data=data), Exact(), problem)
+    model, grid = make_power_spectrum_model(baseline), problem.grid(max_evaluations=20_000)
+    return outcome_of(problem.sample(key, model, grid, data=data), Exact(), problem)
 
 
 def _regression(key: jax.Array, problem: Problem) -> Outcome:
@@ -33,7 +26,7 @@ def _regression(key: jax.Array, problem: Problem) -> Outcome:
 
     They are not cut at the box, so that mean and standard deviation remain the network's.
     """
-    moments = _baselines().predict(_baselines().load_baselines().regression, _fields(problem))
+    moments = baselines.predict(baselines.load_baselines().regression, _fields(problem))
     precision = (1.0 / moments.sd**2).sum(axis=0)
     mean = (moments.mean / moments.sd**2).sum(axis=0) / precision
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
@@ -41,13 +34,9 @@ def _regression(key: jax.Array, problem: Problem) -> Outcome:
     return Outcome({name: draws[..., axis] for axis, name in enumerate(PARAMETER_BOUNDS)}, 0)
 
 
-def _baselines() -> Any:
-    return import_module("models.density_fields.baselines")
-
-
 def _fields(problem: Problem) -> np.ndarray:
     """The observed fields (num, 1, H, W) in the unit of the baselines."""
-    ours, theirs = scale_of(problem.prior), _baselines().scale_of()
+    ours, theirs = scale_of(problem.prior), baselines.scale_of()
     fields = problem.y.reshape(-1, *problem.prior.event_shape)
     return ((ours.mean + ours.sd * fields.astype(np.float64) - theirs.mean) / theirs.sd).astype(np.float32)
 
@@ -56,5 +45,3 @@ BASELINES: dict[str, Estimator] = {
     "power_spectrum": Estimator("likelihood of mean and power spectrum (baseline)", _power_spectrum),
     "regression": Estimator("regression network (baseline)", _regression),
 }
-if find_spec("models.density_fields.baselines") is None:
-    BASELINES = {}

@@ -18,12 +18,13 @@ import numpy as np
 import bayesdiff as bd
 from bayesdiff.diffusion.denoiser import is_gaussian
 from bayesdiff.diffusion.densities import LogDensity
-from bayesdiff.diffusion.discrete_bound import measured_importance
+from bayesdiff.diffusion.discrete_bound import term_importance
 from inference.density_baselines import BASELINES
 from inference.density_problem import Estimator, Outcome, Problem, draws_of, outcome_of
 from models.density_fields.data import PARAMETER_BOUNDS
+from models.density_fields.likelihood import recommended_bound
 
-NUM_TIMES = 32
+NUM_TIMES = 64
 NUM_TIMESTEPS = 1000
 """Steps of the published discrete bound."""
 PUBLISHED_POINTS = 50
@@ -34,7 +35,11 @@ NUM_SAMPLED = 32
 
 def main_log_density(prior: bd.DiffusionModel) -> LogDensity:
     """The recommended estimator: the bound with the twin as reference; the closed form where the prior has one."""
-    return bd.Exact() if is_gaussian(prior.denoiser) else bd.Elbo(num_times=NUM_TIMES, num_noise=1)
+    if is_gaussian(prior.denoiser):
+        return bd.Exact()
+    if "bound_importance" in prior.card.entries:
+        return recommended_bound(prior, NUM_TIMES)
+    return bd.Elbo(num_times=NUM_TIMES, num_noise=1)
 
 
 def run_estimators(
@@ -128,7 +133,7 @@ def _importance(problem: Problem, num: int = 2, num_levels: int = 24, num_noise:
     fields = jnp.resize(
         jnp.asarray(problem.y).reshape(-1, *problem.prior.event_shape), (num, *problem.prior.event_shape)
     )
-    weights = measured_importance(
+    weights = term_importance(
         problem.prior, fields, some[:num], some[num:], NUM_TIMESTEPS, num_levels=num_levels, num_noise=num_noise
     )
     return weights, 4 * num * num_levels * num_noise

@@ -92,7 +92,7 @@ def density_fields(
         str | None,
         typer.Option(
             metavar="NAME,NAME...",
-            help="What is shown beside it: twin, L_0, first_terms, all_terms, flow, the baselines, or none.",
+            help="What is shown beside it: twin, L_0, first_terms, all_terms, flow, power_spectrum, regression; none.",
             show_default="all but flow",
             rich_help_panel=_INFERENCE,
         ),

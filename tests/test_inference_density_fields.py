@@ -21,12 +21,17 @@ from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import initialise
 from inference import density_estimators
 from inference.__main__ import app
+from inference.density_baselines import BASELINES
 from inference.density_estimators import chosen_names, run_estimators
 from inference.density_problem import Estimator, Problem, cost_of, draws_of
 from inference.density_report import estimator_table
+from models.density_fields import baselines
+from models.density_fields.baselines import Baselines
 from models.density_fields.data import BOX, PARAMETER_BOUNDS, Standardisation
 from models.density_fields.observation import FIRST_SEED, read_fields, simulate_fields
+from models.density_fields.power_spectrum import untrained_power_spectrum
 from models.density_fields.prior import make_prior
+from models.density_fields.regression import untrained_regression
 
 SIZE = 16
 SCALE = Standardisation(11.3, 0.4)
@@ -223,6 +228,25 @@ def test_an_estimator_that_fails_takes_none_of_the_others_with_it(folder: Path, 
     assert failed == ["The estimator 'L_0' failed: no such thing"]
 
 
+def test_the_baselines_see_the_fields_in_their_own_unit(folder: Path, monkeypatch) -> None:
+    """Untrained, both answer with the prior; of three fields the network's answers are multiplied."""
+    seen: list[np.ndarray] = []
+    untrained = Baselines(untrained_power_spectrum(SIZE), untrained_regression())
+    predict = baselines.predict
+    monkeypatch.setattr(baselines, "load_baselines", lambda: untrained)
+    monkeypatch.setattr(baselines, "scale_of", lambda: Standardisation(SCALE.mean + 0.1, 2.0 * SCALE.sd))
+    monkeypatch.setattr(baselines, "predict", lambda network, fields: seen.append(fields) or predict(network, fields))
+    problem = Problem(stand_in(), read_fields(f"{folder / 'three.npz'}:maps", stand_in()).y)
+    outcomes = {name: BASELINES[name].run(jax.random.key(0), problem) for name in BASELINES}
+    np.testing.assert_allclose(seen[0], (0.4 * problem.y - 0.1) / 0.8, atol=1e-5)
+    for name, narrower in (("power_spectrum", 1.0), ("regression", np.sqrt(3.0))):
+        for parameter, (low, high) in PARAMETER_BOUNDS.items():
+            draws, sd = outcomes[name].draws[parameter], (high - low) / np.sqrt(12.0) / narrower
+            assert draws.shape == (4, 1000)
+            assert abs(draws.mean() - 0.5 * (low + high)) < 4.0 * sd / np.sqrt(draws.size)
+            assert draws.std() == pytest.approx(sd, rel=0.06)
+
+
 def test_estimators_are_chosen_by_name() -> None:
     assert {"twin", "L_0", "first_terms", "all_terms"} <= set(chosen_names(None, noisy=False))
     assert "flow" not in chosen_names(None, noisy=False)
@@ -355,7 +379,7 @@ def test_a_network_is_sampled_by_the_default_engine_and_every_estimator(folder: 
     assert result.exit_code == 0, result.output
     data = opened(output)
     assert set(data["estimators"].children) == set(names.split(","))
-    assert data.attrs["evaluations"] == 64 * data.attrs["surrogate_evaluations"]
+    assert data.attrs["evaluations"] == 128 * data.attrs["surrogate_evaluations"]
     exact, ess = data["estimators/twin"].to_dataset(), bd.reporting.summary_table(data)["ess_bulk"]
     for name in PARAMETER_BOUNDS:
         error = float(exact[name].std()) * np.sqrt(1.0 / ess[name] + 1.0 / exact[name].size)
