@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from inference.density_fields import density_fields
 from inference.dust_cmb import dust_cmb
 from inference.masked_map import masked_map
 from inference.mass_mapping import mass_mapping
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("dust_cmb")(dust_cmb)
 app.command("masked_map")(masked_map)
 app.command("mass_mapping")(mass_mapping)
+app.command("density_fields")(density_fields)
 app.command("resume")(resume)
 app.command("show")(show)
 

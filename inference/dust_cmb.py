@@ -219,10 +219,10 @@ def _run(
             progress=not quiet,
             say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )
-    raise typer.Exit(_conclude(console, data, output, PRIOR_BOUNDS))
+    raise typer.Exit(conclude(console, data, output, PRIOR_BOUNDS))
 
 
-def _conclude(console: Any, data: Any, output: Path, bounds: dict[str, tuple[float, float]]) -> int:
+def conclude(console: Any, data: Any, output: Path, bounds: dict[str, tuple[float, float]]) -> int:
     """Print the table and the verdict; returns the exit status."""
     import bayesdiff as bd
     from inference.study import far_from_truth

@@ -2,9 +2,9 @@
 
 While the chains run, draws and the chains' state are appended to ``draws.zarr``, which ``xarray.open_datatree`` reads
 at any time and from which an interrupted run continues; beside it ``run.json`` (the problem and its settings) and,
-where it cannot be made again from them, ``observation.npz`` (the mixed map and the truth, where it is known) say what
-it takes to go on. ``draws.zarr`` is removed only once a complete ``posterior.zarr``, written under another name first,
-stands in its place.
+where it cannot be made again from them, ``observation.npz`` (what was observed and the truth, where it is known) say
+what it takes to go on. ``draws.zarr`` is removed only once a complete ``posterior.zarr``, written under another name
+first, stands in its place.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import xarray as xr
 
+    from models.density_fields.observation import DensityFields
     from models.dust_cmb.observation import Observation
 
-SETTINGS, OBSERVATION = "run.json", "observation.npz"
+SETTINGS, OBSERVATION, ESTIMATES = "run.json", "observation.npz", "estimators.csv"
 RUNNING_STORE, RESULT = "draws.zarr", "posterior.zarr"
 FILES = (
     *(RUNNING_STORE, f"{RUNNING_STORE}.partial", RESULT, f"{RESULT}.part", SETTINGS, OBSERVATION),
-    *("summary.csv", "verdict.txt", "report.html", "maps.png"),
+    *("summary.csv", "verdict.txt", "report.html", "maps.png", ESTIMATES),
 )
 
 
@@ -116,7 +117,7 @@ class Record(NamedTuple):
     observation: Observation
 
 
-def write_record(folder: Path, settings: Mapping[str, Any], observation: Observation) -> None:
+def write_record(folder: Path, settings: Mapping[str, Any], observation: Observation | DensityFields) -> None:
     """Write the settings and the observation; the settings last, so that a folder with settings is complete."""
     import numpy as np
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.console import Console
 
-PROBLEMS = ("dust_cmb", "mass_mapping", "masked_map")
+PROBLEMS = ("dust_cmb", "mass_mapping", "masked_map", "density_fields")
 """Whose runs can be resumed: ``inference.NAME`` has a function ``resume(output, settings, quiet)``."""
 _MAX_ROWS = 16
 _SCALARS = ("preparation_seconds", "compile_seconds", "warmup_seconds", "sampling_seconds")
@@ -78,7 +78,7 @@ def show(
 def _checked_settings(folder: Path) -> dict[str, Any]:
     """The settings of a run folder; an observation that is damaged is said here rather than when the run goes on."""
     settings = read_settings(folder)
-    return read_record(folder).settings if settings.get("problem") == "dust_cmb" else settings
+    return read_record(folder).settings if settings.get("problem") in ("dust_cmb", "density_fields") else settings
 
 
 def _find_draws(path: Path) -> Path | None:

@@ -172,5 +172,5 @@ def far_from_truth(data: xr.DataTree, threshold: float = 3.0) -> tuple[str, ...]
         return ()
     return (
         f"Far from the truth, in posterior standard deviations: {far}. The verdict is on the chains alone; the prior "
-        "may not describe this dust.",
+        "may not describe these data.",
     )

@@ -18,7 +18,7 @@ from bayesdiff.reporting.figures_corner import corner_figure
 from bayesdiff.reporting.figures_fields import field_panels, minkowski_figure, spectra_figure
 from bayesdiff.reporting.figures_panels import Panel, panels_figure
 from bayesdiff.reporting.finding import Finding
-from bayesdiff.reporting.html_page import Picture
+from bayesdiff.reporting.html_page import Picture, Section
 from bayesdiff.reporting.page import write_report
 from bayesdiff.reporting.summary import rich_table, summary_table, summary_text, write_summary
 from bayesdiff.reporting.verdict import Verdict, verdict
@@ -27,6 +27,7 @@ __all__ = [
     "Finding",
     "Panel",
     "Picture",
+    "Section",
     "Verdict",
     "corner_figure",
     "coverage_figure",

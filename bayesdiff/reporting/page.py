@@ -27,13 +27,14 @@ def write_report(
     folder: str | Path,
     *,
     title: str,
-    pixel_arcmin: float,
+    pixel_arcmin: float = 1.0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     prior_draws: Mapping[str, ArrayLike] | None = None,
     notes: Sequence[str] = (),
     parameters: Sequence[str] | None = None,
     derived: Mapping[str, ArrayLike] | None = None,
     pictures: Sequence[Picture] = (),
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write ``summary.csv``, ``verdict.txt`` and a self-contained ``report.html``.
 
@@ -42,7 +43,7 @@ def write_report(
             are used where present.
         folder: Where to write; made if it does not exist.
         title: Heading of the page.
-        pixel_arcmin: Pixel size of the fields in arcminutes.
+        pixel_arcmin: Pixel size of the fields in arcminutes, for the default pictures.
         bounds: Prior range (low, high) of bounded parameters: for the verdict and the corner plot.
         prior_draws: Draws from the prior by parameter, for the corner plot.
         notes: Remarks on this run, one paragraph each, put under the verdict.
@@ -50,6 +51,8 @@ def write_report(
             eight that vary and do not repeat another.
         derived: Further quantities (chain, draw) for the table.
         pictures: What to show of the fields; by default the separated maps, their spectra and Minkowski functionals.
+
+        sections: More of the page, after the table of parameters.
 
     Returns:
         Path of the page.
@@ -67,12 +70,13 @@ def write_report(
         *(pictures or _field_pictures(data, pixel_arcmin)),
         *_parameter_pictures(data, bounds, prior_draws, parameters),
     ]
-    sections = [
+    parts = [
         Section("summary", "Parameters", _table_html(summary)),
+        *sections,
         *map(picture, shown),
         Section("run", "How to redo this run", _run_html(data)),
     ]
-    return write_page(folder / "report.html", title, _verdict_html(judged), notes, sections)
+    return write_page(folder / "report.html", title, _verdict_html(judged), notes, parts)
 
 
 def _field_pictures(data: xr.DataTree, pixel_arcmin: float) -> list[Picture]:

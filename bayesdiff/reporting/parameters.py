@@ -22,6 +22,9 @@ _LABELS = {
     "omega_b": (r"$\omega_b$", ""),
     "sigma": (r"$\sigma$", "dust s.d."),
     "t_star": (r"$t_*$", ""),
+    "Omega_m": (r"$\Omega_m$", ""),
+    "sigma_8": (r"$\sigma_8$", ""),
+    "noise_level": ("noise level", "s.d."),
     "dust": ("dust", "dust s.d."),
     "cmb": ("CMB", "dust s.d."),
 }

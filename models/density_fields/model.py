@@ -50,13 +50,27 @@ def make_model(prior: bd.DiffusionModel, log_density: LogDensity | None = None) 
 
 
 def make_noisy_model(prior: bd.DiffusionModel, log_density: LogDensity | None = None) -> Callable:
-    """Cosmology and noise level from a field y = x + s n in white noise; the field is integrated out at its t*."""
+    """Cosmology and noise level from fields y = x + s n in white noise; the fields are integrated out at their t*.
 
-    def model(y=None):
+    Args:
+        prior: conditional prior of the field.
+        log_density: as for :func:`make_model`.
+
+    Returns:
+        A NumPyro model of ``y``, one field or several of one cosmology in noise of one level.
+    """
+
+    def model(y=None, num_fields: int | None = None):
         context = cosmology()
         s = numpyro.sample("noise_level", dist.LogUniform(*NOISE_BOUNDS))
         mixture = bd.NoisyDiffusion(prior, s, context, log_density)
         numpyro.deterministic("t_star", mixture.diffusion_time)
-        numpyro.sample("y", mixture, obs=y)
+        if y is not None and jnp.ndim(y) == 4:
+            num_fields = len(y)
+        if num_fields is None:
+            numpyro.sample("y", mixture, obs=y)
+        else:
+            with numpyro.plate("field", num_fields):
+                numpyro.sample("y", mixture, obs=y)
 
     return model
