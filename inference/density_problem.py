@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OF_TWO_PARAMETERS: dict[str, Any] = {"num_design": 16, "num_test": 10, "min_bulk": 12}
 """Settings of the surrogate that has no noise level to infer: half of its default points are enough."""
+TEMPERED_TWIN = 0.02
+"""Exponent of the twin where the likelihood itself is raised to one: alone it would be surer still."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,10 @@ class Problem:
 
     def surrogate(self, log_density: LogDensity) -> bd.MarginalSurrogate:
         """NUTS on the twin with the interpolated correction to ``log_density``."""
-        return bd.MarginalSurrogate(log_density, **({} if self.noisy else OF_TWO_PARAMETERS))
+        settings: dict[str, Any] = {} if self.noisy else dict(OF_TWO_PARAMETERS)
+        if isinstance(log_density, bd.Tempered):
+            settings["twin_exponent"] = TEMPERED_TWIN
+        return bd.MarginalSurrogate(log_density, **settings)
 
     def sample(
         self,
@@ -124,6 +129,8 @@ class Estimator(NamedTuple):
 
 def cost_of(log_density: LogDensity) -> int:
     """Network evaluations of one value of an estimator."""
+    if isinstance(log_density, bd.Tempered):
+        return cost_of(log_density.log_density)
     if isinstance(log_density, bd.DiscreteBound):
         return log_density.num_evaluations
     if isinstance(log_density, bd.Elbo):
