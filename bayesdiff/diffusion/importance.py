@@ -62,5 +62,6 @@ def noise_level_importance(
 
     keys = jax.random.split(jax.random.key(seed), num_parts)
     measured = np.array([float(scatter(jnp.asarray(c, fields.dtype), k)) for c, k in zip(centres, keys, strict=True)])
-    weights = np.maximum(measured / measured.mean(), SMALLEST_SHARE)
+    # A model that is its own twin varies nowhere.
+    weights = np.maximum(measured / max(measured.mean(), np.finfo(float).tiny), SMALLEST_SHARE)
     return tuple((weights / weights.mean()).tolist())

@@ -88,7 +88,7 @@ def measure_exponent(
         num_times: strata of the bound.
         report: receives a line of progress now and then.
     """
-    low, high = (np.array(ends) for ends in zip(*PARAMETER_BOUNDS.values(), strict=True))
+    low, high = (np.array(ends) for ends in zip(*(prior.context_bounds or ()), strict=True))
     bound = plain_bound(prior, num_times)
     s = jnp.asarray(prior.noise_levels()[0], jnp.float32)
     evaluate = jax.jit(lambda x, contexts: jax.lax.map(lambda c: bound(prior, x, s, c), contexts))
