@@ -83,8 +83,9 @@ def density_fields(
     engine: Annotated[
         Engine,
         typer.Option(
-            help="Of the recommended likelihood, the bound with the twin as reference. surrogate: NUTS on the twin "
-            "plus an interpolated correction; nuts, hmc, grid: on the bound itself, hours rather than a minute.",
+            help="Of the recommended likelihood, the bound raised to the exponent of the prior's card. surrogate: NUTS "
+            "on the twin plus an interpolated correction; nuts, hmc, grid: on the bound itself, hours rather than a "
+            "minute.",
             rich_help_panel=_INFERENCE,
         ),
     ] = Engine.surrogate,
@@ -92,7 +93,8 @@ def density_fields(
         str | None,
         typer.Option(
             metavar="NAME,NAME...",
-            help="What is shown beside it: twin, L_0, first_terms, all_terms, flow, power_spectrum, regression; none.",
+            help="What is shown beside it: twin, bound, L_0, first_terms, all_terms, flow, power_spectrum, regression, "
+            "or none.",
             show_default="all but flow",
             rich_help_panel=_INFERENCE,
         ),

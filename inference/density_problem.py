@@ -140,6 +140,13 @@ def cost_of(log_density: LogDensity) -> int:
     return 0
 
 
+def label_of(log_density: LogDensity) -> str:
+    """What the recommended estimator is called in a report."""
+    if isinstance(log_density, bd.Tempered):
+        return f"bound of exponent {log_density.exponent:.2g}"
+    return "closed form" if isinstance(log_density, bd.Exact) else "bound with the twin as reference"
+
+
 def evaluations_of(data: xr.DataTree, log_density: LogDensity, num_fields: int) -> int:
     """Network evaluations that a result took; of chains on the network itself those of the draws, without warm-up."""
     if "surrogate_evaluations" in data.attrs:

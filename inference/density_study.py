@@ -13,9 +13,8 @@ import numpy as np
 import xarray as xr
 
 import bayesdiff as bd
-from bayesdiff.diffusion.denoiser import is_gaussian
 from inference.density_estimators import ESTIMATORS, main_log_density, run_estimators
-from inference.density_problem import Outcome, Problem, draws_of, evaluations_of
+from inference.density_problem import Outcome, Problem, draws_of, evaluations_of, label_of
 from inference.density_report import thinned, write_report
 from inference.folder import RESULT, RUNNING_STORE, clear_output, refuse_output, save, write_record
 from models.density_fields.data import PARAMETER_BOUNDS
@@ -114,8 +113,7 @@ def _recommended(key: jax.Array, problem: Problem, engine: str, output: Path, ke
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="interrupted|the grid reached an error", category=UserWarning)
         data = problem.sample(key, problem.model(log_density), algorithms[engine](), store=store).load()
-    what = "closed form" if is_gaussian(problem.prior.denoiser) else "bound with the twin as reference"
-    data.attrs["estimator"] = f"{what} ({data.attrs['algorithm']})"
+    data.attrs["estimator"] = f"{label_of(log_density)} ({data.attrs['algorithm']}), recommended"
     data.attrs["evaluations"] = evaluations_of(data, log_density, problem.num_fields)
     return data
 

@@ -250,12 +250,12 @@ def test_the_baselines_see_the_fields_in_their_own_unit(folder: Path, monkeypatc
 def test_estimators_are_chosen_by_name() -> None:
     assert {"twin", "L_0", "first_terms", "all_terms"} <= set(chosen_names(None, noisy=False))
     assert "flow" not in chosen_names(None, noisy=False)
-    assert chosen_names(None, noisy=True) == ("twin", "all_terms")
+    assert chosen_names(None, noisy=True) == ("twin", "bound", "all_terms")
     assert chosen_names("flow, twin", noisy=True) == ("flow", "twin")
     assert chosen_names("none", noisy=False) == ()
-    with pytest.raises(ValueError, match="none or some of twin, L_0.*got magic"):
+    with pytest.raises(ValueError, match="none or some of twin, bound, L_0.*got magic"):
         chosen_names("twin,magic", noisy=False)
-    with pytest.raises(ValueError, match="with --noise-level the estimators are twin, all_terms, flow, got L_0"):
+    with pytest.raises(ValueError, match="with --noise-level the estimators are twin, bound, all_terms, flow, got L_0"):
         chosen_names("L_0", noisy=True)
 
 
@@ -263,6 +263,7 @@ def test_costs_are_those_of_the_estimators() -> None:
     assert cost_of(bd.DiscreteBound(1000, terms=20)) == 40
     assert cost_of(bd.DiscreteBound(1000, num_sampled=32)) == 64
     assert cost_of(bd.Elbo(num_times=32, num_noise=1)) == 64
+    assert cost_of(bd.Tempered(bd.Elbo(num_times=32, num_noise=1), 0.2)) == 64
     assert cost_of(bd.Exact()) == 0
 
 
@@ -352,7 +353,7 @@ def _write(folder: Path) -> None:
         (["--pixel-mpc-h", "0.39"], "--pixel-mpc-h is that of --observation FILE, and no file was given"),
         (["--prior", "no-such-prior"], "or the folder of a saved model, got 'no-such-prior'"),
         (["--prior", "{folder}/other"], "the prior must have fields (1, size, size) and the context"),
-        (["--estimators", "magic"], "--estimators must be none or some of twin, L_0"),
+        (["--estimators", "magic"], "--estimators must be none or some of twin, bound, L_0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_2(tmp_path: Path, options: list[str], sentence: str) -> None:
