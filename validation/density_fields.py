@@ -42,7 +42,7 @@ from validation.figures import RESULTS, Figure, below
 NAMES = tuple(PARAMETER_BOUNDS)
 NUM_TIMES, NUM_TIMES_PLAIN = 16, 24
 REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
-NUM_PLAIN, NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 20, 12, 4, 8, 20
+NUM_PLAIN, NUM_TWIN, NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 20, 20, 4, 1, 2, 20
 TEMPERED_TWIN = 0.02
 NUM_TIMES_OF_ONE = 64
 FULL_GRID = 2500 * 1000
@@ -75,12 +75,12 @@ def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
         figures.append(below(f"recommended: {name}: rms error over the power spectrum's", errors[0] / errors[1], 1.0))
     network = gaussian_rows(predict(baselines.regression, fields), truths)
     figures += calibration_figures("regression network", network, truths, NAMES)
-    twin = posteriors(folder, "twin", surrogate(prior, Twin(jnp.zeros(1))), fields, truths)
-    figures += calibration_figures("Gaussian twin", twin, truths, NAMES)
-    plain = posteriors(
-        folder, "bound", surrogate(prior, plain_bound(prior, NUM_TIMES_PLAIN)), fields[:NUM_PLAIN], truths[:NUM_PLAIN]
-    )
-    figures += calibration_figures("bound, exponent 1", plain, truths[:NUM_PLAIN], NAMES)
+    for title, name, log_density, num in (
+        ("Gaussian twin", "twin", Twin(jnp.zeros(1)), NUM_TWIN),
+        ("bound, exponent 1", "bound", plain_bound(prior, NUM_TIMES_PLAIN), NUM_PLAIN),
+    ):
+        rows = posteriors(folder, name, surrogate(prior, log_density), fields[:num], truths[:num])
+        figures += calibration_figures(title, rows, truths[:num], NAMES)
     for title, (estimate, num) in parts_of_the_bound(prior, fields, truths).items():
         rows = posteriors(folder, title.replace(" ", "_"), estimate, fields[:num], truths[:num])
         figures += calibration_figures(title, rows, truths[:num], NAMES)

@@ -77,8 +77,7 @@ def elbo(num_times: int, num_noise: int = 1, *, reference: bool = True, model=No
     """The bound with ``num_times * num_noise`` pairs."""
     pairs = num_times * num_noise
     name = f"Elbo, {'twin as' if reference else 'no'} reference, {pairs} pairs{note}"
-    kept = {} if reference else {"reference": False}
-    return Setting(name, 2 * pairs, lambda key: bd.Elbo(num_times, num_noise, key=key, **kept), model)
+    return Setting(name, 2 * pairs, lambda key: bd.Elbo(num_times, num_noise, key=key, reference=reference), model)
 
 
 def flow(num_steps: int, num_probes: int, reference: bd.GaussianDenoiser | None = None) -> Setting:

@@ -12,7 +12,7 @@ arXiv:1509.00922, choose it by coverage instead).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -59,15 +59,17 @@ def fit_exponent(log_likelihood: np.ndarray, log_proposal: np.ndarray, largest: 
 
     def score(b: float) -> float:
         logits = b * likelihood - proposal
-        return float(np.sum(logits[:, 0] - logsumexp(logits, axis=1)))
+        return float(np.sum(logits[:, 0] - np.asarray(logsumexp(logits, axis=1))))
 
-    best = float(minimize_scalar(lambda b: -score(b), bounds=(0.0, largest), method="bounded").x)
+    found: Any = minimize_scalar(lambda b: -score(b), bounds=(0.0, largest), method="bounded")
+    best = float(found.x)
     highest = score(best)
     ends = []
     for end in (0.0, largest):
         if score(end) > highest - 0.5:
             ends.append(end)
         else:
-            ends.append(float(brentq(lambda b: score(b) - highest + 0.5, *sorted((end, best)))))
+            root: Any = brentq(lambda b: score(b) - highest + 0.5, min(end, best), max(end, best))
+            ends.append(float(root))
     num = len(likelihood)
     return Exponent(best, ends[0], ends[1], highest / num, score(1.0) / num)
