@@ -44,7 +44,7 @@ def stand_in(size: int = SIZE) -> bd.DiffusionModel:
     low, high = (jnp.asarray(ends, dtype=float) for ends in zip(*PARAMETER_BOUNDS.values(), strict=True))
     log_k = np.log(np.array([1.0, 1.0, np.hypot(0.5, 0.5) * size]) / 3.0)
     # Terms in the order of a family: constant, then the second parameter, then the first.
-    terms = np.stack([-1.5 * log_k, np.ones(3), -log_k], axis=1)
+    terms = np.stack([-3.5 * log_k, np.ones(3), -log_k], axis=1)
     family = GaussianFamily(jnp.asarray(terms, dtype=float), jnp.zeros(3), low, high, (size, size), 1)
     return make_prior(family, SCALE, size)
 
