@@ -72,7 +72,7 @@ def test_terms_are_those_of_the_gaussian_field(model, s):
         bound = jax.jit(jax.vmap(lambda key, t=terms: DiscreteBound(40, t, key=key)(model, y, jnp.asarray(s), CONTEXT)))
         values = -np.asarray(bound(jax.random.split(jax.random.key(0), 36)))
         error = values.std(ddof=1) / 6.0
-        assert error < 1.5
+        assert error < 3.0
         assert abs(values.mean() - value.sum()) < 4.0 * error
 
 

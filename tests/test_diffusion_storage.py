@@ -149,7 +149,7 @@ def rewrite(folder, **changes) -> None:
         ({"noise": ...}, r"lacks the entries \['noise'\]"),
         ({"schedule": {"type": "Quadratic"}}, "schedule must be one of .* got 'Quadratic'"),
         ({"schedule": {"type": "Cosine", "speed": 3}}, "does not describe the arrays .*'speed'"),
-        ({"denoiser": {"type": "transformer"}}, "must be of type 'gaussian' or 'wiener', got 'transformer'"),
+        ({"denoiser": {"type": "transformer"}}, "must be of type 'gaussian', 'gaussian_family' or 'wiener', got 'transformer'"),
         ({"denoiser": {"type": "wiener"}}, "does not describe the arrays .*'network'"),
         ({"event_shape": [1, 8, 8]}, r"power of the denoiser is given on \(16, 16\) modes"),
         ({"noise": {"type": "stationary", "components": {"cmb": {"type": "array"}}, "isotropic": True}}, "noise.cmb"),
@@ -197,5 +197,5 @@ def test_noise_that_is_a_function_must_be_given(tmp_path):
 
 def test_what_cannot_be_stored_is_refused(tmp_path):
     model = DiffusionModel(Opaque(GaussianDenoiser(red_power(4))), VPLinear(), WhiteNoise(), (1, 4, 4))
-    with pytest.raises(ValueError, match="only GaussianDenoiser and WienerDenoiser can be stored, got Opaque"):
+    with pytest.raises(ValueError, match="only Gaussian denoisers and WienerDenoiser can be stored, got Opaque"):
         model.save(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from bayesdiff.networks import UNet, UNetConfig
-from bayesdiff.networks.unet import _fold, _unfold
+from bayesdiff.networks.unet import fold, unfold
 
 CONFIG = UNetConfig(in_channels=2, out_channels=3, num_context=2, channels=(8, 8, 16), blocks=(1, 1, 1), embedding=16)
 LOG_SNR = jnp.array([1.0, -2.0])
@@ -87,10 +87,10 @@ def test_reaches_across_the_field(circular):
 
 def test_patches_are_folded_and_unfolded_without_loss():
     h = jnp.arange(2 * 8 * 4 * 3, dtype=jnp.float32).reshape(2, 8, 4, 3)
-    folded = _fold(h, 2)
+    folded = fold(h, 2)
     assert folded.shape == (2, 4, 2, 12)
     np.testing.assert_array_equal(folded[1, 1, 1].reshape(2, 2, 3), h[1, 2:4, 2:4])
-    np.testing.assert_array_equal(_unfold(folded, 2), h)
+    np.testing.assert_array_equal(unfold(folded, 2), h)
 
 
 def test_network_of_patches_is_shift_equivariant():

@@ -162,8 +162,9 @@ def _default_log_density() -> LogDensity:
 @lru_cache(maxsize=8)
 def _reference(conditional: bool, exponent: float | None) -> LogDensity:
     if conditional:
-        return Twin(jnp.zeros(1), 1.0 if exponent is None else exponent)
-    return Twin(jnp.asarray(LOG_AMPLITUDES), TWIN_EXPONENT if exponent is None else exponent)
+        return Twin(np.zeros(1), 1.0 if exponent is None else exponent)  # pyright: ignore[reportArgumentType]
+    amplitudes = np.array(LOG_AMPLITUDES)  # of no precision of its own: the same in float32 and float64
+    return Twin(amplitudes, TWIN_EXPONENT if exponent is None else exponent)  # pyright: ignore[reportArgumentType]
 
 
 @lru_cache(maxsize=16)
