@@ -149,7 +149,10 @@ def rewrite(folder, **changes) -> None:
         ({"noise": ...}, r"lacks the entries \['noise'\]"),
         ({"schedule": {"type": "Quadratic"}}, "schedule must be one of .* got 'Quadratic'"),
         ({"schedule": {"type": "Cosine", "speed": 3}}, "does not describe the arrays .*'speed'"),
-        ({"denoiser": {"type": "transformer"}}, "must be of type 'gaussian', 'gaussian_family' or 'wiener', got 'transformer'"),
+        (
+            {"denoiser": {"type": "transformer"}},
+            "must be of type 'gaussian', 'gaussian_family' or 'wiener', got 'transformer'",
+        ),
         ({"denoiser": {"type": "wiener"}}, "does not describe the arrays .*'network'"),
         ({"event_shape": [1, 8, 8]}, r"power of the denoiser is given on \(16, 16\) modes"),
         ({"noise": {"type": "stationary", "components": {"cmb": {"type": "array"}}, "isotropic": True}}, "noise.cmb"),

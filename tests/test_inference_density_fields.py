@@ -130,6 +130,7 @@ def test_for_a_gaussian_prior_the_recommended_posterior_is_the_twins(finished) -
         assert abs(summary.loc[name, "sd"] / sd - 1.0) < 0.15
 
 
+@pytest.mark.slow
 def test_an_interrupted_estimator_leaves_results_and_is_resumed(folder: Path, tmp_path: Path, monkeypatch) -> None:
     output = tmp_path / "run"
 
@@ -169,6 +170,7 @@ def quick_twin(problem: Problem):
     return density_estimators.Outcome(draws, 7, "a remark")
 
 
+@pytest.mark.slow
 def test_chains_that_were_interrupted_are_resumed_to_the_same_draws(
     finished, folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -201,6 +203,7 @@ def test_several_fields_say_more_than_one_and_a_grid_is_an_engine(finished, fold
     assert "a joint posterior is too narrow" in (output / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_noise_of_unknown_level_is_inferred(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     options = ("--noise-level", 0.3, "--estimators", "twin")

@@ -12,6 +12,7 @@ import pytest
 
 import bayesdiff as bd
 from bayesdiff.diffusion.densities import Estimate
+from bayesdiff.sampling import surrogate
 from bayesdiff.sampling.gaussian_process import fit
 from bayesdiff.sampling.surrogate import _correction
 from bayesdiff.sampling.target import build_target
@@ -74,9 +75,12 @@ def test_surrogate_finds_the_posterior_of_a_density_far_from_the_twins(twin):
 
 
 @pytest.mark.parametrize(
-    "bounds", [{"min_bulk": 1000}, {"min_bulk": 1, "max_rms": 1e9}], ids=["few points", "unsure of itself"]
+    ("bounds", "unsure"),
+    [({"min_bulk": 1000}, 1.0), ({"min_bulk": 1, "max_rms": 1e9}, 1e-6)],
+    ids=["few points", "unsure of itself"],
 )
-def test_a_surrogate_that_is_not_accepted_says_so(twin, bounds):
+def test_a_surrogate_that_is_not_accepted_says_so(twin, monkeypatch, bounds, unsure):
+    monkeypatch.setattr(surrogate, "_UNSURE", unsure)
     y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))
     algorithm = bd.MarginalSurrogate(log_density=Tilted(), num_design=3, max_rounds=1, **bounds)
     data = bd.sample(jax.random.key(0), make_model(twin), y, algorithm=algorithm, num_samples=50, progress=False)
