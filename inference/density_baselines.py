@@ -42,6 +42,6 @@ def _fields(problem: Problem) -> np.ndarray:
 
 
 BASELINES: dict[str, Estimator] = {
-    "power_spectrum": Estimator("likelihood of mean and power spectrum (baseline)", _power_spectrum),
+    "power_spectrum": Estimator("power spectrum and mean (baseline)", _power_spectrum),
     "regression": Estimator("regression network (baseline)", _regression),
 }

@@ -31,9 +31,9 @@ SPECTRUM_CAPTION = (
 CONTOURS_CAPTION = (
     "Contours hold 68 % (thick) and 95 % (thin) of each posterior; the recommended one is filled. A calibrated 95 % "
     "contour misses the truth in one field of twenty; one that is narrower than that of another estimator is better "
-    "only if it is calibrated."
+    "only if it is calibrated. Baselines are dashed."
 )
-_OTHERS = tuple(colour for colour in CHAINS if colour not in (POSTERIOR, TRUTH))
+_OTHERS = (*(colour for colour in CHAINS if colour not in (POSTERIOR, TRUTH)), "#7b3fa0", INK)
 _QUANTILES = (0.02275, 0.158655, 0.5, 0.841345, 0.97725)
 _PANEL, _MOST_COLUMNS = 2.35, 4
 
@@ -145,7 +145,7 @@ def contours_figure(posteriors: Mapping[str, Mapping[str, np.ndarray]], truth: M
     handles = []
     for index, (label, pair) in enumerate(draws.items()):
         colour = POSTERIOR if index == 0 else _OTHERS[(index - 1) % len(_OTHERS)]
-        style = "-" if index <= len(_OTHERS) else "--"
+        style = "--" if "baseline" in label else "-"
         _draw_posterior(joint, sides, pair, colour, style, filled=index == 0)
         handles.append(
             Line2D([], [], color=colour, ls=style, lw=2.2 if index else 5, alpha=1 if index else 0.6, label=label)
@@ -171,7 +171,7 @@ def contours_figure(posteriors: Mapping[str, Mapping[str, np.ndarray]], truth: M
     sides[1].set_xticks([])
     sides[1].set_xlim(left=0)
     sides[1].set_xlabel(f"density of {symbol(names[1])}")
-    figure.legend(handles=handles, loc="outside lower left", ncols=2)
+    figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=8.0)
     return figure
 
 
