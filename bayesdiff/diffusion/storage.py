@@ -79,21 +79,30 @@ def read_model(path: Path, noise: Noise | None) -> DiffusionModel:
     missing = [key for key in (*_STRUCTURE, "weights_sha256") if key not in card]
     if missing:
         raise ValueError(f"{path / CARD} lacks the entries {missing}")
-    weights = (path / WEIGHTS).read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()
-    if digest != card["weights_sha256"]:
-        raise ValueError(
-            f"{path / WEIGHTS} is not the file its card describes (truncated, tampered or mismatched): "
-            f"SHA-256 {digest[:12]}... where {card['weights_sha256'][:12]}... was expected"
-        )
-    try:
-        tensors = load_tensors(weights)
-    except SafetensorError as error:
-        raise ValueError(f"{path / WEIGHTS} is not a readable safetensors file: {error}") from error
+    tensors = read_tensors(path / WEIGHTS, card["weights_sha256"])
     try:
         return _build_model(card, tensors, noise)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path / CARD} does not describe the arrays of {WEIGHTS}: {error!r}") from error
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file whose SHA-256 its card knows.
+
+    Raises:
+        ValueError: the file is another one, or not readable.
+    """
+    weights = path.read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != sha256:
+        raise ValueError(
+            f"{path} is not the file its card describes (truncated, tampered or mismatched): SHA-256 {digest[:12]}... "
+            f"where {sha256[:12]}... was expected"
+        )
+    try:
+        return load_tensors(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def _build_model(card: dict[str, Any], tensors: dict[str, np.ndarray], noise: Noise | None) -> DiffusionModel:

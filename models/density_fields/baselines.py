@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
+from bayesdiff.diffusion.storage import read_tensors
 from bayesdiff.training import settings_card
 from bayesdiff.training_loop import TrainingSettings, from_named_arrays, named_arrays
 from bayesdiff.windows import LabelledFields
@@ -145,17 +145,10 @@ def load_baselines(path: Path = WEIGHTS) -> Baselines:
         ValueError: the file is not the one its card describes, or is for another box of parameters.
     """
     card = read_card(path)
-    weights = path.read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()
-    if digest != card["weights_sha256"]:
-        raise ValueError(
-            f"{path} is not the file its card describes (truncated, tampered or mismatched): SHA-256 {digest[:12]}... "
-            f"where {card['weights_sha256'][:12]}... was expected; {COMMAND} makes both anew"
-        )
     try:
-        arrays = load(weights)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+        arrays = read_tensors(path, card["weights_sha256"])
+    except ValueError as error:
+        raise ValueError(f"{error}; {COMMAND} makes both anew") from None
     channels = tuple(card["channels"])
     template = jax.eval_shape(
         lambda: Baselines(

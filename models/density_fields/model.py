@@ -24,6 +24,17 @@ def cosmology() -> tuple[Any, Any]:
     )
 
 
+def observe(name: str, fn: Any, value: Any, num: int | None = None) -> None:
+    """A site of one value of ``fn``, or of several independent ones where ``value`` or ``num`` has them."""
+    if value is not None and jnp.ndim(value) > fn.event_dim:
+        num = len(value)
+    if num is None:
+        numpyro.sample(name, fn, obs=value)
+    else:
+        with numpyro.plate("field", num):
+            numpyro.sample(name, fn, obs=value)
+
+
 def make_model(prior: bd.DiffusionModel, log_density: LogDensity | None = None) -> Callable:
     """Cosmology from fields without noise.
 
@@ -37,14 +48,7 @@ def make_model(prior: bd.DiffusionModel, log_density: LogDensity | None = None) 
     """
 
     def model(x=None, num_fields: int | None = None):
-        field = bd.DiffusionPrior(prior, cosmology(), log_density)
-        if x is not None and jnp.ndim(x) == 4:
-            num_fields = len(x)
-        if num_fields is None:
-            numpyro.sample("x", field, obs=x)
-        else:
-            with numpyro.plate("field", num_fields):
-                numpyro.sample("x", field, obs=x)
+        observe("x", bd.DiffusionPrior(prior, cosmology(), log_density), x, num_fields)
 
     return model
 
@@ -65,12 +69,6 @@ def make_noisy_model(prior: bd.DiffusionModel, log_density: LogDensity | None = 
         s = numpyro.sample("noise_level", dist.LogUniform(*NOISE_BOUNDS))
         mixture = bd.NoisyDiffusion(prior, s, context, log_density)
         numpyro.deterministic("t_star", mixture.diffusion_time)
-        if y is not None and jnp.ndim(y) == 4:
-            num_fields = len(y)
-        if num_fields is None:
-            numpyro.sample("y", mixture, obs=y)
-        else:
-            with numpyro.plate("field", num_fields):
-                numpyro.sample("y", mixture, obs=y)
+        observe("y", mixture, y, num_fields)
 
     return model

@@ -26,14 +26,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 
 from bayesdiff.diffusion.gaussian_family import polynomial_terms
 from bayesdiff.fields import power_spectrum
 from models.density_fields.data import MAPS_PER_SIMULATION, PARAMETER_BOUNDS
-from models.density_fields.model import cosmology
+from models.density_fields.model import cosmology, observe
 
 NUM_BINS = 12
 MEAN_DEGREE, VARIANCE_DEGREE = 3, 2
@@ -203,14 +202,7 @@ def make_power_spectrum_model(baseline: PowerSpectrumBaseline) -> Callable:
     """
 
     def model(summary=None, num_fields: int | None = None):
-        likelihood = baseline.at(jnp.stack(cosmology()))
-        if summary is not None and jnp.ndim(summary) == 2:
-            num_fields = len(summary)
-        if num_fields is None:
-            numpyro.sample("summary", likelihood, obs=summary)
-        else:
-            with numpyro.plate("field", num_fields):
-                numpyro.sample("summary", likelihood, obs=summary)
+        observe("summary", baseline.at(jnp.stack(cosmology())), summary, num_fields)
 
     return model
 
