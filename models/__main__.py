@@ -26,6 +26,8 @@ class Recipe(StrEnum):
     gaussian_fields = "gaussian_fields"
     density_fields = "density_fields"
     density_baselines = "density_baselines"
+    dust = "dust"
+    matter = "matter"
 
 
 NAMES = {
@@ -34,6 +36,8 @@ NAMES = {
     Recipe.gaussian_fields: "gaussian-fields-64",
     Recipe.density_fields: "density-fields-64",
     Recipe.density_baselines: "density-baselines",
+    Recipe.dust: "dust-64",
+    Recipe.matter: "matter-64",
 }
 BASELINES = Path(__file__).parent / "density_fields" / "baselines.safetensors"
 
@@ -73,15 +77,18 @@ def train(
     if start is not None and recipe is not Recipe.density_fields:
         typer.echo(f"Error: --start is for density_fields, got {recipe.value}", err=True)
         raise typer.Exit(2)
-    baselines = recipe is Recipe.density_baselines
-    module = import_module("models.density_fields.baselines" if baselines else f"models.{recipe.value}.prior")
+    baselines, unconditional = recipe is Recipe.density_baselines, recipe in (Recipe.dust, Recipe.matter)
+    folders = {Recipe.density_baselines: "density_fields.baselines"}
+    folders |= dict.fromkeys((Recipe.dust, Recipe.matter), "denoising.prior")
+    module = import_module(f"models.{folders.get(recipe, f'{recipe.value}.prior')}")
     folder = Path("build/training") / NAMES[recipe] if folder is None else folder
     output = (BASELINES if baselines else PRETRAINED / NAMES[recipe]) if output is None else output
     settings = module.SETTINGS if steps is None else replace(module.SETTINGS, steps=steps)
     try:
+        kind = (getattr(module, recipe.value.upper()),) if unconditional else ()
         arguments = () if start is None else (load_model(start).denoiser,)
-        trained = (module.train_baselines if baselines else module.train_denoiser)(settings, folder, *arguments)
-        module.publish(trained, settings, output)
+        trained = (module.train_baselines if baselines else module.train_denoiser)(*kind, settings, folder, *arguments)
+        module.publish(*kind, trained, settings, output)
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -89,6 +96,23 @@ def train(
         typer.echo(f"Interrupted: the same command continues from the last checkpoint in {folder}.", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"wrote {output}")
+
+
+@app.command("measure")
+def measure(
+    model: Annotated[Path, typer.Argument(help="Folder of the prior.", show_default="the one that ships")] = PRETRAINED
+    / "density-fields-64",
+) -> None:
+    """Measure a prior of density_fields anew: errors, strata and exponent of its bound, written into its card."""
+    from models.density_fields import prior
+
+    try:
+        card = prior.measure(model).card.entries
+    except (ValueError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    low, high = card["bound_exponent_interval"]
+    typer.echo(f"exponent {card['bound_exponent']:.4f} ({low:.4f} to {high:.4f}); wrote {model}")
 
 
 @app.command("emulator")

@@ -320,7 +320,7 @@ def test_prior_of_one_map_and_its_statistics():
     )
     copies = np.broadcast_to(smooth[:, :64, :64], (4, 1, 64, 64))
     statistics = quality.compare_draws(copies, maps)
-    assert statistics["nearest_window_draws"] < 1e-2
+    assert statistics["nearest_patch_draws"] < 1e-2
     assert statistics["sd_ratio"] == pytest.approx(1.0, abs=0.1)
     model = prior.make_prior(bd.GaussianDenoiser(jnp.asarray(red_power(64))), maps)
     assert model.event_shape == (1, 64, 64)

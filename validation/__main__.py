@@ -24,6 +24,8 @@ STUDIES = {
     "density_engines": ("density_fields", "engines", "grid, HMC and NUTS on one bound of a dark-matter field"),
     "density_cost": ("density_fields", "cost", "what the posterior of one dark-matter field costs"),
     "density_fidelity": ("density_fidelity", "run", "fields of the conditional prior beside unseen simulations"),
+    "matter": ("denoising", "matter", "the prior of the large-scale structure: draws, denoising, unknown noise level"),
+    "dust": ("denoising", "dust", "the prior of dust in white noise: draws, denoising, unknown noise level"),
     "mass_mapping": ("mass_mapping", "run", "mass maps of a held-out simulation and of HST-COSMOS, against Wiener's"),
     "grid": ("grid", "run", "the adaptive grid on the analytic twin: evidence, marginals and evaluations"),
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),

@@ -25,8 +25,9 @@ from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from bayesdiff.recalibration import with_contrast
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows
+from models.draws import draw_fields
 from models.dust_cmb.data import PATCH_SIZE, PIXEL_ARCMIN, load_dust_maps
-from models.dust_cmb.quality import compare_draws, denoising_table, draw_fields
+from models.dust_cmb.quality import compare_draws, denoising_table
 
 SCHEDULE = Cosine(log_snr_max=10.0)
 ARCHITECTURE = UNetConfig(in_channels=3, out_channels=1, channels=(16, 48, 96, 128), blocks=(1, 2, 2, 2), seam=True)

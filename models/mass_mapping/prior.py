@@ -31,8 +31,9 @@ from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows
+from models.draws import draw_fields
 from models.mass_mapping.data import PATCH_SIZE, PIXEL_ARCMIN, Convergence, LogConvergence, load_convergence
-from models.mass_mapping.quality import compare_draws, denoising_table, draw_fields
+from models.mass_mapping.quality import compare_draws, denoising_table
 
 NAME = "kappa-64"
 SCHEDULE = Cosine(log_snr_max=10.0)
@@ -116,7 +117,7 @@ def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) ->
         command="python -m models train mass_mapping",
         training=settings_card(settings),
     )
-    quality = {"draws": compare_draws(draw_fields(model), maps), "denoising": denoising_table(model, maps)}
+    quality = {"draws": compare_draws(draw_fields(model, 128), maps), "denoising": denoising_table(model, maps)}
     model.save(path, quality=quality)
     return load_model(path)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 import bayesdiff as bd
 from bayesdiff.windows import MapWindows
+from models.draws import nearest_patches, skewness
 from models.mass_mapping.data import PATCH_SIZE, Convergence
 
 NOISE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -17,19 +18,11 @@ BAND_EDGES = np.array([0.5, 1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0, 25.6])
 _STRIDE = 4
 
 
-def draw_fields(model: bd.DiffusionModel, num: int = 128, seed: int = 0, chunk: int = 16) -> np.ndarray:
-    """``num`` draws of the prior, (num, 1, H, W)."""
-    prior = bd.DiffusionPrior(model)
-    draw = jax.jit(lambda key: prior.sample(key, (chunk,)))
-    keys = jax.random.split(jax.random.key(seed), -(-num // chunk))
-    return np.concatenate([np.asarray(draw(key)) for key in keys])[:num]
-
-
 def compare_draws(draws: np.ndarray, maps: Convergence) -> dict[str, Any]:
     """Spectrum and one-point statistics of draws against training windows, and memorisation.
 
     Args:
-        draws: from :func:`draw_fields`, fields x.
+        draws: from :func:`models.draws.draw_fields`, fields x.
         maps: training and held-out map.
 
     Returns:
@@ -46,17 +39,13 @@ def compare_draws(draws: np.ndarray, maps: Convergence) -> dict[str, Any]:
         "power_ratio": (ours.mean(axis=0) / theirs.mean(axis=0)).tolist(),
         "power_ratio_error": (theirs.std(axis=0) / theirs.mean(axis=0) / np.sqrt(len(draws))).tolist(),
         "sd_ratio": float(kappa.std() / of_map.std()),
-        "skewness": _skewness(kappa),
-        "skewness_training": _skewness(of_map),
+        "skewness": skewness(kappa),
+        "skewness_training": skewness(of_map),
     }
     # Shifts between the positions of the references are searched by the distance itself; half a coarse pixel is not.
-    references = _symmetries(np.concatenate([_windows(maps.training[k], _STRIDE) for k in (0, 21)]))
+    references = np.concatenate([_windows(maps.training[k], _STRIDE) for k in (0, 21)])
     held_out = _windows(maps.held_out[0], maps.held_out.shape[-1] - PATCH_SIZE)
-    for name, fields in (("draws", draws), ("held_out", held_out)):
-        distance = np.asarray(bd.fields.nearest_patch_distance(fields, references)) / fields.std(axis=(1, 2, 3))
-        statistics[f"nearest_window_{name}"] = float(np.median(distance))
-        statistics[f"nearest_window_{name}_smallest"] = float(np.min(distance))
-    return statistics
+    return statistics | nearest_patches(draws, references, held_out)
 
 
 def denoising_table(model: bd.DiffusionModel, maps: Convergence, num: int = 64, seed: int = 3) -> dict[str, Any]:
@@ -91,18 +80,7 @@ def denoising_table(model: bd.DiffusionModel, maps: Convergence, num: int = 64, 
     return table
 
 
-def _skewness(fields: np.ndarray) -> float:
-    centred = fields.astype(np.float64) - fields.mean()
-    return float(np.mean(centred**3) / np.mean(centred**2) ** 1.5)
-
-
 def _windows(field: np.ndarray, stride: int) -> np.ndarray:
     """Windows of a map (1, rows, columns) every ``stride`` pixels."""
     view = np.lib.stride_tricks.sliding_window_view(field, (PATCH_SIZE, PATCH_SIZE), axis=(1, 2))
     return np.ascontiguousarray(np.moveaxis(view[:, ::stride, ::stride], 0, 2).reshape(-1, 1, PATCH_SIZE, PATCH_SIZE))
-
-
-def _symmetries(patches: np.ndarray) -> np.ndarray:
-    """The patches under the eight symmetries of the square."""
-    turned = [np.rot90(patches, k, axes=(-2, -1)) for k in range(4)]
-    return np.concatenate(turned + [x[..., ::-1] for x in turned])

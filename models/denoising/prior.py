@@ -1,0 +1,104 @@
+"""Training recipe of the unconditional priors of dust and matter, diffusions in white noise.
+
+The recipe is that of :mod:`models.dust_cmb.prior` with white noise: a filter of a mixture of spectra about the mean and
+power of the training windows, which are not periodic, and a network for what is beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
+from bayesdiff.diffusion.noise import WhiteNoise
+from bayesdiff.diffusion.schedules import Cosine
+from bayesdiff.networks.spectral_mixture import fit_spectral_mixture
+from bayesdiff.networks.unet import UNetConfig
+from bayesdiff.networks.wiener import WienerDenoiser, initialise
+from bayesdiff.training import TrainingSettings, settings_card, train
+from bayesdiff.windows import MapWindows
+from models.denoising.data import SIZE, Maps, load_dust, load_matter
+from models.denoising.quality import denoising_errors
+from models.draws import compare_draws, draw_fields
+
+SCHEDULE = Cosine(log_snr_max=10.0)
+ARCHITECTURE = UNetConfig(
+    in_channels=3, out_channels=1, channels=(32, 64, 96), blocks=(1, 2, 2), embedding=96, patch=2, seam=True
+)
+SETTINGS = TrainingSettings(steps=2500, pool_size=128, ema_decay=0.998)
+
+
+class Kind(NamedTuple):
+    """A prior of this recipe.
+
+    Attributes:
+        name: of the model that ships.
+        load: its maps.
+        card: what its card says of them.
+    """
+
+    name: str
+    load: Callable[[], Maps]
+    card: dict[str, Any]
+
+
+MATTER = Kind(
+    "matter-64",
+    load_matter,
+    {
+        "title": "Projected dark matter at z = 0, windows of 64 x 64 of the 256 x 256 pixels of a Quijote box",
+        "unit": "(ln(1 + delta) - mean) / sd, the numbers of standardisation",
+        "provenance": "24 Quijote boxes of the fiducial cosmology (wph_quijote, BSD-3-Clause), the last 5 held out",
+        "command": "python -m models train matter",
+    },
+)
+DUST = Kind(
+    "dust-64",
+    load_dust,
+    {
+        "title": "Thermal dust intensity, windows of 64 x 64 pixels, in white noise",
+        "unit": "standard deviation of a map (its training rows), mean subtracted",
+        "provenance": "MHD simulation maps I_1 and I_2 of pywph (BSD-3-Clause), rows 256 to 383 held out",
+        "command": "python -m models train dust",
+    },
+)
+
+
+def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
+    """The Wiener filter of the training windows, with a network that gives zero."""
+    mean, power = windows.statistics()
+    reference = GaussianDenoiser(power, mean)
+    fields = jax.vmap(windows.draw)(jax.random.split(jax.random.key(seed), 4096))
+    return initialise(seed, reference, ARCHITECTURE, spectra=fit_spectral_mixture(fields, reference))
+
+
+def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, **card: Any) -> DiffusionModel:
+    """The diffusion model around a denoiser; ``card`` is what its card says of it."""
+    return DiffusionModel(
+        denoiser=denoiser, schedule=SCHEDULE, noise=WhiteNoise(), event_shape=(1, SIZE, SIZE), card=Card(card)
+    )
+
+
+def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path) -> WienerDenoiser:
+    """Run the recipe, continuing from the checkpoint in ``folder``."""
+    windows = kind.load().windows()
+    return train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
+
+
+def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) -> DiffusionModel:
+    """Measure a trained prior and write it with its card."""
+    maps = kind.load()
+    card = {**kind.card, "standardisation": {"mean": maps.mean, "sd": maps.sd}, "training": settings_card(settings)}
+    model = make_prior(denoiser, **card)
+    training = np.asarray(jax.vmap(maps.windows().draw)(jax.random.split(jax.random.key(7), 4096)))
+    quality = {
+        "draws": compare_draws(draw_fields(model), training, maps.patches(held_out=False), maps.patches()),
+        "denoising": denoising_errors(model, maps.patches()),
+    }
+    model.save(path, quality=quality)
+    return load_model(path)
