@@ -27,13 +27,18 @@ def test_a_report_is_kept_and_says_whether_all_is_met(tmp_path, capsys):
 def test_the_readme_takes_the_stored_figures_and_keeps_the_rest(tmp_path):
     report("prior", [below("error |x|", 0.06, 0.05), Figure("a detail", 1.0, detail=True)], tmp_path)
     path = tmp_path / "README.md"
-    path.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    kept, replaced, gone = "| engines | rhat | 1 | | |", "| prior | old | 3 | | |", "| no_study | x | 2 | | |"
+    table = "\n".join(["| study | figure |", "|---|---|", kept, replaced, gone])
+    path.write_text(f"before\n<!-- figures -->\n{table}\n<!-- end of figures -->\nafter\n")
     result = CliRunner().invoke(app, ["readme", str(path), "--folder", str(tmp_path)])
     assert result.exit_code == 0
     text = path.read_text()
     assert "| prior | error \\|x\\| | 0.06 | < 0.05 | **missed** |" in text
     assert "a detail" not in text
-    assert "old" not in text
+    assert text.index(kept) < text.index("| prior |")
+    assert replaced not in text
+    assert gone not in text
+    assert text.count("| study |") == 1
     assert text.startswith("before\n")
     assert text.endswith("after\n")
 

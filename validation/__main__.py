@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from validation.campaigns import sbc
-from validation.figures import RESULTS, Figure, markdown, report, show, stored
+from validation.figures import RESULTS, Figure, markdown, report, rows_in, rows_of, show, stored
 
 # Studies are imported when they are run: some need packages and data that others do not.
 STUDIES = {
@@ -90,15 +90,18 @@ def readme(
     path: Annotated[Path, typer.Argument(help="File with two comments around the table.")] = Path("README.md"),
     folder: Annotated[Path, typer.Option(help="Where figures are stored.")] = RESULTS,
 ) -> None:
-    """Write the stored figures into the README."""
+    """Write the stored figures into the README; the rows of studies that have none stay as they are."""
     begin, end = "<!-- figures -->", "<!-- end of figures -->"
     text = path.read_text()
     if begin not in text or end not in text:
         typer.echo(f"{path} has no {begin} ... {end}", err=True)
         raise typer.Exit(2)
-    known = {name: figures for name in STUDIES if (figures := stored(name, folder)) is not None}
-    head, tail = text.split(begin)[0], text.split(end)[1]
-    path.write_text(f"{head}{begin}\n{markdown(known)}\n{end}{tail}")
+    head, _, rest = text.partition(begin)
+    table, _, tail = rest.partition(end)
+    rows = {name: rows for name, rows in rows_in(table).items() if name in STUDIES}
+    rows |= {name: rows_of(name, figures) for name in STUDIES if (figures := stored(name, folder)) is not None}
+    ordered = {name: rows[name] for name in STUDIES if name in rows}
+    path.write_text(f"{head}{begin}\n{markdown(ordered)}\n{end}{tail}")
 
 
 if __name__ == "__main__":

@@ -69,18 +69,33 @@ def show(study: str, figures: list[Figure]) -> None:
     Console(width=140).print(table)
 
 
-def markdown(studies: dict[str, list[Figure]]) -> str:
-    """The figures of several studies as one Markdown table."""
-    rows = ["| study | figure | value | required | |", "|---|---|---|---|---|"]
-    for study, figures in studies.items():
-        for figure in figures:
-            if figure.detail:
-                continue
-            value = figure.value if isinstance(figure.value, str) else f"{figure.value:.4g}"
-            name = figure.name.replace("|", "\\|")
-            mark = {True: "met", False: "**missed**", None: ""}[figure.met]
-            rows.append(f"| {study} | {name} | {value} | {figure.requirement} | {mark} |")
-    return "\n".join(rows)
+def markdown(studies: dict[str, list[str]]) -> str:
+    """The rows of several studies as one Markdown table."""
+    head = ["| study | figure | value | required | |", "|---|---|---|---|---|"]
+    return "\n".join(head + [row for rows in studies.values() for row in rows])
+
+
+def rows_of(study: str, figures: list[Figure]) -> list[str]:
+    """The figures of a study as rows of a Markdown table, without details."""
+    rows = []
+    for figure in figures:
+        if figure.detail:
+            continue
+        value = figure.value if isinstance(figure.value, str) else f"{figure.value:.4g}"
+        name = figure.name.replace("|", "\\|")
+        mark = {True: "met", False: "**missed**", None: ""}[figure.met]
+        rows.append(f"| {study} | {name} | {value} | {figure.requirement} | {mark} |")
+    return rows
+
+
+def rows_in(table: str) -> dict[str, list[str]]:
+    """The rows of a table of :func:`markdown`, by study."""
+    rows: dict[str, list[str]] = {}
+    for line in table.splitlines():
+        study = line.removeprefix("| ").partition(" | ")[0]
+        if line.startswith("| ") and study != "study":
+            rows.setdefault(study, []).append(line)
+    return rows
 
 
 def stored(study: str, folder: Path = RESULTS) -> list[Figure] | None:
