@@ -1,8 +1,8 @@
 # Everything runs from a fresh clone: each target first makes .venv when it is missing or out of date.
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
-CHECKED := bayesdiff models inference validation tests
-# One thread for each of the two test processes: more only compete for the same cores.
+# One thread for each of the two test processes: more only compete for the same cores. A file goes to one of them whole,
+# which makes its fixtures and compiles its programs once.
 BOUNDED := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $(XLA_FLAGS)"
 
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ demo: $(STAMP) ## Separate one simulated dust and CMB mixture; the report is run
 	$(PYTHON) -m inference dust_cmb --output runs/demo --overwrite
 
 test: lint ## Lint, types, import layers and every test that is not slow
-	$(BOUNDED) $(PYTHON) -m pytest -m "not slow" -n 2
+	$(BOUNDED) $(PYTHON) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## The slow tests alone
 	$(PYTHON) -m pytest -m slow
