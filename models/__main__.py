@@ -63,6 +63,16 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Folder of a density_fields model whose network the training starts from.")
     ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of maps in the layout of CAMELS, for density_fields.", show_default="build/density_fields"
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Pixels per side, for density_fields: finer maps are averaged.", show_default="64"),
+    ] = None,
 ) -> None:
     """Train a prior or baselines, measure their quality on held-out maps, and write weights and card.
 
@@ -74,21 +84,26 @@ def train(
 
     from bayesdiff.diffusion.model import load_model
 
-    if start is not None and recipe is not Recipe.density_fields:
-        typer.echo(f"Error: --start is for density_fields, got {recipe.value}", err=True)
+    only = {"start": start, "maps": maps, "size": size}
+    given = [name for name, value in only.items() if value is not None]
+    if given and recipe is not Recipe.density_fields:
+        typer.echo(f"Error: --{given[0]} is for density_fields, got {recipe.value}", err=True)
         raise typer.Exit(2)
+    of_maps = {name: value for name, value in (("folder", maps), ("size", size)) if value is not None}
+    name = NAMES[recipe] if size is None else f"density-fields-{size}"
     baselines, unconditional = recipe is Recipe.density_baselines, recipe in (Recipe.dust, Recipe.matter)
     folders = {Recipe.density_baselines: "density_fields.baselines"}
     folders |= dict.fromkeys((Recipe.dust, Recipe.matter), "denoising.prior")
     module = import_module(f"models.{folders.get(recipe, f'{recipe.value}.prior')}")
-    folder = Path("build/training") / NAMES[recipe] if folder is None else folder
-    output = (BASELINES if baselines else PRETRAINED / NAMES[recipe]) if output is None else output
+    folder = Path("build/training") / name if folder is None else folder
+    output = (BASELINES if baselines else PRETRAINED / name) if output is None else output
     settings = module.SETTINGS if steps is None else replace(module.SETTINGS, steps=steps)
     try:
         kind = (getattr(module, recipe.value.upper()),) if unconditional else ()
         arguments = () if start is None else (load_model(start).denoiser,)
-        trained = (module.train_baselines if baselines else module.train_denoiser)(*kind, settings, folder, *arguments)
-        module.publish(*kind, trained, settings, output)
+        run = module.train_baselines if baselines else module.train_denoiser
+        trained = run(*kind, settings, folder, *arguments, **of_maps)
+        module.publish(*kind, trained, settings, output, **of_maps)
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -102,12 +117,15 @@ def train(
 def measure(
     model: Annotated[Path, typer.Argument(help="Folder of the prior.", show_default="the one that ships")] = PRETRAINED
     / "density-fields-64",
+    maps: Annotated[Path, typer.Option(help="Folder of the maps that it was trained on.")] = Path(
+        "build/density_fields"
+    ),
 ) -> None:
     """Measure a prior of density_fields anew: errors, strata and exponent of its bound, written into its card."""
     from models.density_fields import prior
 
     try:
-        card = prior.measure(model).card.entries
+        card = prior.measure(model, maps).card.entries
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

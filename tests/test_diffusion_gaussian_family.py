@@ -60,6 +60,14 @@ def test_fit_recovers_power_and_mean(family):
         assert float(gaussian.mean) == pytest.approx(context[0] / 4, abs=0.08)
 
 
+def test_a_small_field_has_as_many_bands_as_its_modes_tell_apart():
+    fields, contexts = power_law_fields(600)
+    family = fit_gaussian_family(fields, contexts, LOW, HIGH, degree=1, num_bands=40)
+    assert 8 < len(family.log_power) < 16
+    ratio = np.asarray(family.at(jnp.array([0.0, 2.5])).power) / true_power(0.0, 2.5)
+    assert np.abs(ratio.ravel()[1:] - 1.0).max() < 0.2
+
+
 def log_prob(model, s, context, y, estimator=None) -> float:
     return float(jax.jit(lambda y: bd.NoisyDiffusion(model, s, context, estimator).log_prob(y))(y))
 

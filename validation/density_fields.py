@@ -44,7 +44,7 @@ NUM_TIMES, NUM_TIMES_PLAIN = 16, 24
 REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
 NUM_PLAIN, NUM_TWIN, NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 20, 20, 10, 10, 10, 20
 TEMPERED_TWIN, FIRST_TERMS_TWIN = 0.02, 0.1
-NUM_TIMES_OF_ONE = 64
+NUM_TIMES_OF_ONE, NUM_TIMES_OF_ENGINES = 64, 4
 FULL_GRID = 2500 * 1000
 
 
@@ -111,11 +111,11 @@ def gaussian_rows(moments: Moments, truths: np.ndarray) -> list[Row]:
     return [Row(m.tolist(), s.tolist(), r.tolist(), True, 1, 0.0) for m, s, r in columns]
 
 
-def engines(num_fields: int = 2) -> list[Figure]:
+def engines(num_fields: int = 1) -> list[Figure]:
     """Grid, HMC and NUTS on one deterministic bound: means and standard deviations in Monte Carlo standard errors."""
     prior = bd.load_pretrained(NAME)
     fields, _ = held_out()
-    model = make_model(prior, recommended_bound(prior, 8))
+    model = make_model(prior, recommended_bound(prior, NUM_TIMES_OF_ENGINES))
     algorithms = {
         "grid": (bd.Grid(dict.fromkeys(NAMES, 40), batch_size=8), 1000),
         "NUTS": (bd.NUTS(num_warmup=150), 250),

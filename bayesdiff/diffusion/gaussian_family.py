@@ -85,7 +85,7 @@ def fit_gaussian_family(
         context_low: lower ends of the context's range.
         context_high: upper ends.
         degree: of the polynomials in the context.
-        num_bands: hats in log |k| beyond the mode k = 0.
+        num_bands: hats in log |k| beyond the mode k = 0; fewer where the modes of a small field do not tell them apart.
 
     Raises:
         ValueError: for fields of several channels, other numbers of contexts, contexts outside their range, or fewer
@@ -105,7 +105,7 @@ def fit_gaussian_family(
         raise ValueError(f"{terms.shape[1]} terms cannot be fitted to {len(fields)} fields")
     average = fields.mean(axis=(1, 2, 3), dtype=np.float64)
     mean = np.linalg.lstsq(terms, average, rcond=None)[0]
-    modes, hats = RadialModes(shape), _hats(shape, num_bands + 1)
+    modes, hats = RadialModes(shape), _resolved_hats(shape, num_bands + 1)
     power = _mean_group_power(fields, modes)
     # The mode k = 0 is about the mean of its context; all others do not know of it.
     power[:, 0] = (average - terms @ mean) ** 2 * shape[0] * shape[1]
@@ -144,6 +144,15 @@ def polynomial_terms(context: jax.Array, low, high, degree: int) -> jax.Array:
     powers = [p for p in product(range(degree + 1), repeat=x.shape[-1]) if sum(p) <= degree]
     factors = jnp.stack(one)
     return jnp.stack([jnp.prod(factors[np.array(p), np.arange(len(p))]) for p in sorted(powers, key=sum)])
+
+
+def _resolved_hats(shape: tuple[int, int], num: int) -> np.ndarray:
+    """:func:`_hats`, at most ``num`` and as many as the modes of the grid determine."""
+    for fewer in range(num, 3, -1):
+        hats = _hats(shape, fewer)
+        if np.linalg.matrix_rank(hats, tol=0.1) == fewer:
+            return hats
+    return _hats(shape, 3)
 
 
 def _hats(shape: tuple[int, int], num: int) -> np.ndarray:

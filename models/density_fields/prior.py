@@ -118,25 +118,32 @@ def scale_of(prior: DiffusionModel) -> Standardisation:
     return Standardisation(**entries["log10_surface_density"])
 
 
-def publish(denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) -> DiffusionModel:
+def publish(
+    denoiser: WienerDenoiser, settings: TrainingSettings, path: Path, folder: Path = SIMULATIONS, size: int = SIZE
+) -> DiffusionModel:
     """Measure a trained prior and write it with its card."""
-    fields = load_fields()
+    fields = load_fields(folder, size)
     model = make_prior(
         denoiser,
         fields.scale,
-        title="Dark matter of N-body simulations, slabs of 25 x 25 x 5 (Mpc/h)^3 on 64 x 64 pixels, at z = 0",
+        size,
+        title=f"Dark matter of N-body simulations, slabs of 25 x 25 x 5 (Mpc/h)^3 on {size} x {size} pixels, at z = 0",
         unit="(log10 of the surface density in (Msun/h) / (Mpc/h)^2 - mean) / sd, the numbers of log10_surface_density",
-        provenance="python -m models simulate: a Latin hypercube in Omega_m and sigma_8, its last 150 simulations held "
-        "out",
+        provenance=f"{_origin(folder)}: a Latin hypercube in Omega_m and sigma_8, its last 150 simulations held out",
         limits="a particle mesh of 64^3 smooths below about 1 Mpc/h; other parameters at the fiducial of CAMELS",
         command="python -m models train density_fields",
         training=settings_card(settings),
     )
     model.save(path)
-    return measure(path, fields)
+    return measure(path, folder)
 
 
-def measure(path: Path, fields: Fields | None = None) -> DiffusionModel:
+def _origin(folder: Path) -> str:
+    """What made the maps, by their names."""
+    return "python -m models simulate" if any(folder.glob("*_JaxPM_LH_*")) else "maps in the layout of CAMELS"
+
+
+def measure(path: Path, folder: Path = SIMULATIONS) -> DiffusionModel:
     """Measure a trained prior and write what is found into its card.
 
     That is its denoiser's error (``quality``), where its bound varies (``bound_importance``) and how sure the bound has
@@ -144,12 +151,14 @@ def measure(path: Path, fields: Fields | None = None) -> DiffusionModel:
 
     Args:
         path: folder of the model.
-        fields: of :func:`load_fields`, read when missing.
+        folder: of the maps that it was trained on.
 
     Raises:
+        FileNotFoundError: model or maps are not there.
         ValueError: the maps are standardised by other numbers than the prior's.
     """
-    fields, model = fields or load_fields(), load_model(path)
+    model = load_model(path)
+    fields = load_fields(folder, model.event_shape[-1])
     if not np.allclose(scale_of(model), fields.scale, rtol=1e-5):
         raise ValueError(
             f"the prior in {path} has the scale {scale_of(model)}, the training maps {fields.scale}; measure it on its "
@@ -168,7 +177,21 @@ def measure(path: Path, fields: Fields | None = None) -> DiffusionModel:
     return load_model(path)
 
 
-def train_denoiser(settings: TrainingSettings, folder: Path, start: WienerDenoiser | None = None) -> WienerDenoiser:
-    """Run the recipe, continuing from the checkpoint in ``folder``."""
-    fields = load_fields().training
-    return train(fields, untrained_denoiser(fields, start), SCHEDULE, WhiteNoise(), settings, folder)
+def train_denoiser(
+    settings: TrainingSettings,
+    checkpoints: Path,
+    start: WienerDenoiser | None = None,
+    folder: Path = SIMULATIONS,
+    size: int = SIZE,
+) -> WienerDenoiser:
+    """Run the recipe, continuing from the checkpoint in ``checkpoints``.
+
+    Args:
+        settings: how to train.
+        checkpoints: folder.
+        start: whose network the training starts from, of a prior of any size.
+        folder: of the maps.
+        size: pixels per side; finer maps are averaged.
+    """
+    fields = load_fields(folder, size).training
+    return train(fields, untrained_denoiser(fields, start), SCHEDULE, WhiteNoise(), settings, checkpoints)
