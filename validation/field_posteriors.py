@@ -129,16 +129,15 @@ def calibration_figures(
         rows: its posteriors.
         truths: (fields, parameters).
         names: of the parameters.
-        required: bounds on mean |z| by parameter; only reported without.
+        required: bounds on mean |z| by parameter; without, what is compared with, of which the README has less.
         coverage: whether coverage must lie within the central 99 % of its binomial law.
     """
     judged, num, figures = Judged.of(rows), len(rows), []
-    z = judged.z(truths)
+    z, aside = judged.z(truths), required is None
     for i, name in enumerate(names):
         label, value = f"{title}: {name}: mean |z| of {num}", float(np.abs(z[:, i]).mean())
-        bounds = None if required is None else required[name]
-        figures.append(Figure(label, value) if bounds is None else between(label, value, *bounds))
-        figures.append(Figure(f"{title}: {name}: mean z", float(z[:, i].mean())))
+        figures.append(Figure(label, value) if required is None else between(label, value, *required[name]))
+        figures.append(Figure(f"{title}: {name}: mean z", float(z[:, i].mean()), detail=aside))
         for level in LEVELS:
             inside = int(np.sum(np.abs(judged.rank[:, i] - 0.5) < 0.5 * level))
             label = f"{title}: {name}: truths in the central {level:.0%} interval"
@@ -146,7 +145,7 @@ def calibration_figures(
                 low, high = binom.ppf([0.005, 0.995], num, level) / num
                 figures.append(between(label, inside / num, round(float(low), 4), round(float(high), 4)))
             else:
-                figures.append(Figure(label, inside / num))
+                figures.append(Figure(label, inside / num, detail=aside))
         figures.append(Figure(f"{title}: {name}: median standard deviation", float(np.median(judged.sd[:, i]))))
         error = float(np.sqrt(np.mean((judged.mean[:, i] - truths[:, i]) ** 2)))
         figures.append(Figure(f"{title}: {name}: rms error of the mean", error))
