@@ -38,6 +38,7 @@ def test_spectrum_agrees_with_camb(H0, omega_b):
     assert error.max() < 0.01
 
 
+@pytest.mark.slow
 def test_gradient_agrees_with_camb_differences():
     pytest.importorskip("camb")
     ells = np.array([50, 200, 400, 700, 1000, 1400])

@@ -117,6 +117,7 @@ def test_noise_is_fixed_and_gradients_are_those_of_the_same_function():
     )
 
 
+@pytest.mark.slow
 def test_importance_follows_what_parameters_change():
     model = exact_prior(SIZE)
     contexts = jnp.array([[0.0, 2.5], [0.3, 2.0]])

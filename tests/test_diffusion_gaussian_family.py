@@ -134,6 +134,7 @@ def test_family_survives_storage(family, tmp_path):
         assert loaded.prior_depends_on_context
 
 
+@pytest.mark.slow
 def test_surrogate_samples_an_observed_prior(family):
     model = conditional(family)
 

@@ -63,6 +63,7 @@ def test_a_run_that_crashed_is_resumed_to_its_report(tmp_path, monkeypatch):
     assert "holds files" in start(output).output
 
 
+@pytest.mark.slow
 def test_an_observation_from_a_file_has_no_truth_and_ignores_what_is_masked(tmp_path):
     y = np.where(survey_mask(SIZE), 0.1, np.nan)
     result = start(tmp_path / "map", "--observation", write(tmp_path / "mine.npz", y=y))

@@ -66,7 +66,7 @@ def opened(folder: Path) -> xr.DataTree:
     return xr.open_datatree(folder / "posterior.zarr", engine="zarr").load()
 
 
-@pytest.mark.parametrize(("phase", "step"), [("warm-up", 10), ("sampling", 20)])
+@pytest.mark.parametrize(("phase", "step"), [("warm-up", 10), pytest.param("sampling", 20, marks=pytest.mark.slow)])
 def test_interrupted_run_is_shown_and_resumed(finished: Path, tmp_path: Path, phase: str, step: int) -> None:
     output = tmp_path / "results"
     stopped = interrupted(output, phase, step)

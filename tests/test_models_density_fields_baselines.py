@@ -285,6 +285,7 @@ def test_the_shipped_baselines_are_those_of_the_recipe():
             assert 0.6 < figures["mean_abs_z"] < 1.0
 
 
+@pytest.mark.slow
 def test_the_command_trains_measures_and_writes(monkeypatch, tmp_path):
     fields, parameters = simulate(6, 60)
 

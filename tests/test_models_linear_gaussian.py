@@ -44,6 +44,7 @@ def test_power_law_has_unit_variance_and_falls() -> None:
     np.testing.assert_allclose(power, power.T)
 
 
+@pytest.mark.slow
 def test_nuts_with_the_closed_form_agrees_with_a_grid() -> None:
     dust = make_twin(SIZE)
     y = simulate_from_prior(jax.random.key(5), dust).y

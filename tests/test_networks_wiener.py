@@ -105,6 +105,7 @@ def test_gain_and_feedback_enter_the_residual():
     np.testing.assert_allclose(residual_of(calibrated, y, s, noise, context), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_contrast_is_for_draws_of_the_prior_alone():
     plain, (y, _, noise, context) = perturbed(), inputs(1.0)
     raised = with_contrast(plain, 1.2)

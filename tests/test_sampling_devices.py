@@ -65,6 +65,7 @@ def test_same_draws_on_one_and_on_four_devices(on_one: dict[str, np.ndarray], tm
     assert_same(four, on_one, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_draws(on_one: dict[str, np.ndarray], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))

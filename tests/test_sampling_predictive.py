@@ -53,6 +53,7 @@ def check(model, twin, y, num_replicates=200, fields=True) -> tuple[xr.Dataset, 
     return data["predictive_checks"].to_dataset(), [f.what for f in found if "'y'" in f.what]
 
 
+@pytest.mark.slow
 def test_a_right_model_is_not_reported(model, twin):
     y = bd.NoisyDiffusion(twin, LEVEL, CONTEXT).sample(jax.random.key(10))
     checks, found = check(model, twin, y)

@@ -51,6 +51,7 @@ def make_model(diffusion):
     return model
 
 
+@pytest.mark.slow
 def test_surrogate_finds_the_posterior_of_a_density_far_from_the_twins(twin):
     y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))
     algorithm = bd.MarginalSurrogate(log_density=Tilted())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.noise import colour
@@ -20,6 +21,7 @@ def pool_of(fields: jax.Array) -> WindowPool:
     return WindowPool(fields, jnp.fft.fft2(fields, norm="ortho"), probability)
 
 
+@pytest.mark.slow
 def test_target_of_a_pool_is_the_posterior_mean_with_less_scatter(x64):
     # Few windows on purpose: the target is unbiased for any number. Its truth is the Wiener filter.
     power, noise_power = jnp.asarray(red_power(SIZE)), jnp.asarray(red_power(SIZE, -1.0))

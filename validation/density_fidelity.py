@@ -128,7 +128,7 @@ def modulation(prior: bd.DiffusionModel, scale) -> list[Figure]:
         table = Table(name, *(f"{low:g} to {high:g}" for low, high in zip(BAND_EDGES, BAND_EDGES[1:], strict=False)))
         for value, a, b in zip(parameters[i, :, i], ours, theirs, strict=True):
             table.add_row(f"{value:.3f}", *(f"{10**x:.2f} ({10**y:.2f})" for x, y in zip(a, b, strict=True)))
-        Console(width=160).print(table)
+        Console(width=200).print(table)
         away = np.arange(PER_PARAMETER) != middle
         largest = np.abs(10 ** (ours - theirs) - 1.0)[away].max()
         typical = np.sqrt(np.mean((10 ** (ours - theirs) - 1.0)[away] ** 2))
