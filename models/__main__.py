@@ -167,7 +167,7 @@ def simulate(
         typer.Option("--set", help="LH, CV or 1P; may be given more than once.", show_default="all three"),
     ] = None,
     num: Annotated[
-        int | None, typer.Option(min=1, help="Simulations of LH or CV.", show_default="LH 800, CV 30; 1P has 22")
+        int | None, typer.Option(min=1, help="Simulations of LH or CV.", show_default="LH 800, CV 300; 1P has 22")
     ] = None,
     folder: Annotated[
         Path, typer.Option(help="Maps, parameters and spectra; simulations found there are not computed again.")

@@ -1,6 +1,6 @@
 """Dark-matter fields that are not seen one by one and clean: several of one cosmology, and one in unknown noise.
 
-Maps of the CV set, 30 simulations at the fiducial cosmology, each with a seed of its own. The sum of the bounds of
+Maps of 30 simulations of the CV set, at the fiducial cosmology, each with a seed of its own. The sum of the bounds of
 three maps of different simulations gives one posterior, beside those of its maps alone: three independent fields know
 the parameters better by sqrt(3) where the posterior is narrow within its box. And held-out maps of the hypercube
 with white noise of unknown level, which is integrated out at its t*.
@@ -27,7 +27,7 @@ from validation.figures import RESULTS, Figure
 
 NAMES = tuple(PARAMETER_BOUNDS)
 NUM_GROUPS, GROUP = 10, 3
-NUM_NOISY, NOISE_RANGE = 30, (0.1, 1.0)
+NUM_NOISY, NOISE_RANGE = 20, (0.1, 1.0)
 
 
 def run(folder: Path = RESULTS / "density_joint") -> list[Figure]:

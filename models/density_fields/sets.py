@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from models.density_fields.simulator import Settings
 
 FIDUCIAL = {"Omega_m": 0.3, "sigma_8": 0.8}
-NUM = {"LH": 800, "CV": 30, "1P": 22}
+NUM = {"LH": 800, "CV": 300, "1P": 22}
 PER_PARAMETER = 11
 HYPERCUBE_SEED = 20220101
 FIRST_SEED = {"LH": 0, "CV": 100_000, "1P": 200_000}
