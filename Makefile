@@ -2,9 +2,8 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 # One thread for each of the two test processes: more only compete for the same cores. A file goes to one of them whole,
-# which makes its fixtures and compiles its programs once. Half of the time goes into compiling, of which less is enough.
-BOUNDED := OMP_NUM_THREADS=1 NPROC=1 \
-	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=1 $(XLA_FLAGS)"
+# which makes its fixtures and compiles its programs once.
+BOUNDED := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $(XLA_FLAGS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint venv

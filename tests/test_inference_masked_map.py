@@ -43,6 +43,7 @@ def write(path: Path, **changes: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_is_resumed_to_its_report(tmp_path, monkeypatch):
     output = tmp_path / "map"
     with monkeypatch.context() as patch:

@@ -204,6 +204,7 @@ def test_the_network_does_not_see_shifts_of_its_grid(network, test_set):
     np.testing.assert_allclose(moments.sd, moved.sd, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_the_uninterrupted_one(network, tmp_path):
     def killed(line: str) -> None:
         raise KeyboardInterrupt

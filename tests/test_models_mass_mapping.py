@@ -237,6 +237,7 @@ def test_study_measures_errors_and_coverage(sampled):
     assert rms_error(draws[0] + 5.0, draws[0], everywhere) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_run_ends_in_a_report_with_maps(sampled, monkeypatch, tmp_path):
     runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
     monkeypatch.setattr(inference.mass_mapping, "load_prior", lambda name: known_twin())

@@ -122,6 +122,7 @@ def two_fields(y=None):
     numpyro.sample("y", dist.Normal(steep + shallow + offset, 0.5).to_event(3), obs=y)
 
 
+@pytest.mark.slow
 def test_two_fields_of_64_values_and_a_parameter():
     """Each mode of the two fields has its own posterior; the offset shares the mean mode with both."""
     y = 0.3 + jax.random.normal(jax.random.key(8), (1, SIZE, SIZE))

@@ -99,6 +99,7 @@ def test_the_density_is_lowered_where_the_process_is_not_sure():
     np.testing.assert_allclose(float(lowered), 6.0, rtol=1e-3)  # three times the two nat beyond
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("min_bulk", "far"), [(24, 1.0), (1000, 6.0)], ids=["accepted", "not accepted"])
 def test_only_an_accepted_surrogate_keeps_out_of_what_it_does_not_know(twin, min_bulk, far):
     y = bd.NoisyDiffusion(twin, 0.9).sample(jax.random.key(2))

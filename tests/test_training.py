@@ -72,6 +72,7 @@ def test_training_lowers_the_loss_below_the_wiener_filter(trained):
     assert "step 60/60" in lines[-1]
 
 
+@pytest.mark.slow
 def test_recalibration_restores_the_scale_of_the_network(trained):
     """Of a network whose output is too large by a factor the gain is smaller by it: the denoiser is what it was."""
     denoiser, _, _ = trained
