@@ -173,7 +173,8 @@ def measure(path: Path, folder: Path = SIMULATIONS) -> DiffusionModel:
     some = np.linspace(0, len(training.fields) - 1, NUM_FIELDS).astype(int)
     moments = posterior_moments(spectrum, np.asarray(training.fields)[some])
     exponent = measure_exponent(model, training, moments.mean, moments.sd, some)
-    model.save(path, bound_exponent=exponent.value, bound_exponent_interval=[exponent.low, exponent.high])
+    # Few fields, or a network that has learnt nothing, can ask for more than one: no surer than the bound itself.
+    model.save(path, bound_exponent=min(exponent.value, 1.0), bound_exponent_interval=[exponent.low, exponent.high])
     return load_model(path)
 
 
