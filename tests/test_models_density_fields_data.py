@@ -188,7 +188,7 @@ def test_the_hypercube_is_one_and_the_same() -> None:
 def test_the_other_sets_vary_what_they_should() -> None:
     one, cosmic = simulation_set("1P"), simulation_set("CV")
     assert len(set(one.seeds)) == 1
-    assert len(set(cosmic.seeds)) == len(cosmic.seeds) == 30
+    assert len(set(cosmic.seeds)) == len(cosmic.seeds) == 300
     data.check_parameters(one.parameters)
     assert [len(set(column)) for column in one.parameters.T] == [11, 11]
     np.testing.assert_array_equal(one.parameters[:11, 1], 0.8)
