@@ -193,7 +193,7 @@ def test_the_other_sets_vary_what_they_should() -> None:
     assert [len(set(column)) for column in one.parameters.T] == [11, 11]
     np.testing.assert_array_equal(one.parameters[:11, 1], 0.8)
     np.testing.assert_array_equal(one.parameters[11:, 0], 0.3)
-    np.testing.assert_array_equal(cosmic.parameters, [[0.3, 0.8]] * 30)
+    np.testing.assert_array_equal(cosmic.parameters, [[0.3, 0.8]] * 300)
 
 
 def test_unknown_sets_are_refused() -> None:
