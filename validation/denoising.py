@@ -68,10 +68,8 @@ def generation(draws: np.ndarray, maps: Maps, power_bound: float | None) -> list
     ):
         table.add_row(f"{low:g} to {high:g}", f"{value:.3f}", f"{error:.3f}")
     Console(width=120).print(table)
-    label, worst = (
-        f"power of {len(draws)} draws: largest |ratio to training - 1|, to 0.8 Nyquist",
-        np.abs(ratio - 1).max(),
-    )
+    label = f"power of {len(draws)} draws: largest |ratio to training - 1|, to 0.8 Nyquist"
+    worst = float(np.abs(ratio - 1).max())
     sampling = np.max(statistics["power_ratio_error"])
     figures = [
         Figure(label, worst) if power_bound is None else below(label, worst, power_bound),
