@@ -30,6 +30,8 @@ class UNetConfig:
         blocks: residual blocks per level, on the way down and again on the way up.
         embedding: width of the conditioning vector.
         attention: one self-attention layer at the lowest resolution.
+        linear_attention: levels, from 0 at the highest resolution, whose blocks are followed by linear attention, on
+            the way down and on the way up; not the lowest, which has the other.
         padding: ``"CIRCULAR"`` for periodic fields, ``"REFLECT"`` otherwise.
         seam: add an input map that marks the edge of the field.
         patch: side of the squares of pixels that the network sees as one, with a channel for each pixel: on a CPU most
@@ -43,9 +45,18 @@ class UNetConfig:
     blocks: tuple[int, ...] = (1, 2, 2)
     embedding: int = 128
     attention: bool = True
+    linear_attention: tuple[int, ...] = ()
     padding: str = "CIRCULAR"
     seam: bool = False
     patch: int = 1
+
+    def __post_init__(self):
+        lowest = len(self.channels) - 1
+        if any(not 0 <= level < lowest for level in self.linear_attention):
+            raise ValueError(
+                f"linear_attention must name levels from 0 to {lowest - 1}, those above the lowest of {lowest + 1}, got "
+                f"{self.linear_attention}"
+            )
 
 
 def _conv(config: UNetConfig, inputs: int, outputs: int, rngs: nnx.Rngs, size: int = 3, zero: bool = False) -> nnx.Conv:
@@ -101,6 +112,28 @@ class SelfAttention(nnx.Module):
         return h + self.out(attended.reshape(h.shape))
 
 
+class LinearAttention(nnx.Module):
+    """Attention over all positions at a cost linear in their number, added to its input (Shen et al. 2021, 1812.01243).
+
+    Each head sums its values over positions with weights softmax(k) of each feature, and gives each position a mixture
+    of these sums with weights softmax(q) over features: what the map holds of a kind, told where it matters.
+    """
+
+    def __init__(self, channels: int, rngs: nnx.Rngs, heads: int = 4):
+        self.heads = heads
+        self.norm = _group_norm(channels, rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, use_bias=False, rngs=rngs)
+        self.out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+
+    def __call__(self, h: jax.Array) -> jax.Array:
+        """Fields (N, H, W, channels) to the same shape."""
+        num, height, width, channels = h.shape
+        qkv = self.qkv(self.norm(h)).reshape(num, height * width, 3, self.heads, channels // self.heads)
+        query, key = jax.nn.softmax(qkv[:, :, 0], axis=-1), jax.nn.softmax(qkv[:, :, 1], axis=1)
+        sums = jnp.einsum("nphk,nphv->nhkv", key, qkv[:, :, 2])
+        return h + self.out(jnp.einsum("nphk,nhkv->nphv", query, sums).reshape(h.shape))
+
+
 class UNet(nnx.Module):
     """U-Net of :class:`UNetConfig`."""
 
@@ -125,6 +158,8 @@ class UNet(nnx.Module):
             up.append(nnx.List([ResidualBlock(config, i, width, rngs) for i in inputs]))
             previous = width
         self.down, self.merge, self.up = nnx.List(down), nnx.List(merge), nnx.List(up)
+        self.linear_down = self._linear_attention(rngs)
+        self.linear_up = self._linear_attention(rngs)
         self.last_norm = _group_norm(previous, rngs)
         self.last = _conv(config, previous, config.out_channels * config.patch**2, rngs, zero=True)
 
@@ -147,13 +182,26 @@ class UNet(nnx.Module):
                 h = halve(h)
             for block in blocks:
                 h = block(h, embedding)
+            h = self._attend(self.linear_down, level, h)
         if self.attention is not None:
             h = self.attention(h)
         for merge, blocks in zip(self.merge, self.up, strict=True):
             h = jnp.concatenate([_double(merge(h)), skips.pop()], axis=-1)
             for block in blocks:
                 h = block(h, embedding)
+            h = self._attend(self.linear_up, len(skips), h)
         return unfold(self.last(nnx.silu(self.last_norm(h))), self.config.patch)
+
+    def _linear_attention(self, rngs: nnx.Rngs) -> nnx.List | None:
+        # A network without has no such part, so that weights from before there was one still fit.
+        levels = self.config.linear_attention
+        layers = [LinearAttention(self.config.channels[level], rngs) for level in levels]
+        return nnx.List(layers) if layers else None
+
+    def _attend(self, layers: nnx.List | None, level: int, h: jax.Array) -> jax.Array:
+        if layers is None or level not in self.config.linear_attention:
+            return h
+        return layers[self.config.linear_attention.index(level)](h)
 
     def _embed(self, log_snr: jax.Array, context: jax.Array) -> jax.Array:
         frequencies = jnp.geomspace(0.05, 5.0, self.config.embedding // 2).astype(log_snr.dtype)

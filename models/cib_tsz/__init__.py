@@ -1,0 +1,1 @@
+"""Correlated foregrounds: the cosmic infrared background and the thermal Sunyaev-Zel'dovich effect."""

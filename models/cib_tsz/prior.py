@@ -1,0 +1,180 @@
+"""Training recipe of the priors of CIB and tSZ, and of the CIB at three frequencies.
+
+The published model (Prabhu et al. 2025, arXiv:2506.09036) is a U-Net of four levels, linear attention at high and full
+attention at the lowest resolution, trained to predict v = alpha n - sigma x under a sigmoid schedule. This one has the
+same levels, attention and schedule. Its network predicts the Wiener-preconditioned residual instead
+(:mod:`bayesdiff.networks.wiener`): with white noise and, if the fields were white too, P = 1, the Wiener filter of y is
+y / (1 + s^2) = alpha z, its posterior standard deviation s / sqrt(1 + s^2) = sigma, so that
+
+    D = alpha z + sigma N    beside    D = alpha z - sigma v:
+
+N is minus v. For fields with a spectrum N is v mode by mode, each mode at its own signal-to-noise: a network that
+predicts v must itself find the filter that is here in closed form. The plain form is there as
+``ParametrisedDenoiser(network, denoised_from_v)``.
+
+Fields are patches of 64 x 64 pixels of 2 arcmin on the scale of :mod:`models.cib_tsz.scale`. The network sees two by
+two pixels as one, so that its four levels are 32, 16, 8 and 4 on a side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesdiff.diffusion.denoiser import GaussianDenoiser, twin
+from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
+from bayesdiff.diffusion.noise import WhiteNoise
+from bayesdiff.diffusion.schedules import Sigmoid
+from bayesdiff.networks.unet import UNetConfig
+from bayesdiff.networks.wiener import WienerDenoiser, initialise
+from bayesdiff.training import TrainingSettings, settings_card, train
+from bayesdiff.windows import MapWindows
+from models.cib_tsz.data import FOLDER, PATCH_SIZE, Foregrounds, load
+from models.cib_tsz.mock import PIXEL_ARCMIN
+from models.cib_tsz.scale import ENTRY, Scale, fit_scale
+
+SCHEDULE = Sigmoid(clip=4.5e-5)
+"""That of the paper (Jabri et al. 2022, start -3, end 3, tau 1), cut at a log-SNR of 10 to either side."""
+SETTINGS = TrainingSettings(steps=2000, pool_size=128, ema_decay=0.998)
+PATCHES_PER_MOCK = 16
+
+
+class Kind(NamedTuple):
+    """A prior of this recipe.
+
+    Attributes:
+        name: of the model that ships.
+        channels: of the mocks, in order.
+        title: of its card.
+        command: that trains it.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    title: str
+    command: str
+
+
+CIB_TSZ = Kind(
+    "cib-tsz-64",
+    ("cib_150", "tsz_150"),
+    "CIB and tSZ at 150 GHz, 64 x 64 pixels of 2 arcmin, clusters and sources masked",
+    "python -m models train cib_tsz",
+)
+CIB = Kind(
+    "cib-64",
+    ("cib_95", "cib_150", "cib_857"),
+    "CIB at 95, 150 and 857 GHz, 64 x 64 pixels of 2 arcmin, clusters and sources masked",
+    "python -m models train cib",
+)
+
+
+def architecture(num_channels: int) -> UNetConfig:
+    """The U-Net of a prior of so many channels."""
+    return UNetConfig(
+        in_channels=3 * num_channels,
+        out_channels=num_channels,
+        channels=(32, 64, 96, 128),
+        blocks=(1, 1, 2, 1),
+        embedding=96,
+        linear_attention=(0, 1, 2),
+        seam=True,
+        patch=2,
+    )
+
+
+def training_patches(maps: Foregrounds, seed: int = 0) -> np.ndarray:
+    """Patches at random places of the training maps, (16 mocks, C, 64, 64) [micro-K]."""
+    rng = np.random.default_rng(seed)
+    size = maps.training.shape[-1]
+    corners = rng.integers(0, size, (len(maps.training), PATCHES_PER_MOCK, 2))
+    inside = np.arange(PATCH_SIZE)
+    patches = [
+        field[:, (row + inside)[:, None] % size, (column + inside)[None, :] % size]
+        for field, places in zip(maps.training, corners, strict=True)
+        for row, column in places
+    ]
+    return np.stack(patches)
+
+
+def training_set(kind: Kind, folder: Path = FOLDER) -> tuple[MapWindows, Scale]:
+    """Training patches as standardised fields, and their scale."""
+    patches = training_patches(load(kind.channels, folder))
+    scale = fit_scale(patches, kind.channels)
+    fields = jax.jit(scale.field)
+    chunks = [np.asarray(fields(jnp.asarray(part))) for part in np.array_split(patches, max(1, len(patches) // 256))]
+    return MapWindows(jnp.asarray(np.concatenate(chunks)), PATCH_SIZE, periodic=(False, False)), scale
+
+
+def gaussian_field(windows: MapWindows) -> GaussianDenoiser:
+    """The Gaussian field with the mean and power of the training fields."""
+    mean, power = windows.statistics()
+    return GaussianDenoiser(power, mean)
+
+
+def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
+    """The Wiener filter of the training fields, with a network that gives zero."""
+    reference = gaussian_field(windows)
+    return initialise(seed, reference, architecture(windows.maps.shape[1]))
+
+
+def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, scale: Scale, **card: Any) -> DiffusionModel:
+    """The diffusion model around a denoiser; its card says how fields become maps, and holds ``card``."""
+    reference = twin(denoiser)
+    assert isinstance(reference, GaussianDenoiser)
+    entries = {ENTRY: scale.to_card(PIXEL_ARCMIN), **card}
+    return DiffusionModel(
+        denoiser=denoiser,
+        schedule=SCHEDULE,
+        noise=WhiteNoise(),
+        event_shape=(len(scale.channels), *(int(n) for n in reference.power.shape[-2:])),
+        name="x",
+        card=Card(entries),
+    )
+
+
+def twin_of(prior: DiffusionModel) -> DiffusionModel:
+    """The Gaussian twin of a trained prior, on its scale; no network."""
+    reference = prior.twin_at(prior.context_array(None))
+    assert reference is not None
+    return DiffusionModel(
+        denoiser=reference,
+        schedule=prior.schedule,
+        noise=prior.noise,
+        event_shape=prior.event_shape,
+        name=prior.name,
+        card=Card({ENTRY: prior.card.entries[ENTRY]}),
+    )
+
+
+def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path, maps: Path = FOLDER) -> WienerDenoiser:
+    """Run the recipe, continuing from the checkpoint in ``folder``; ``maps`` is the folder of the mocks."""
+    windows, _ = training_set(kind, maps)
+    return train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
+
+
+def publish(
+    kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, path: Path, maps: Path = FOLDER
+) -> DiffusionModel:
+    """Measure a trained prior and write it with its card."""
+    from models.cib_tsz.quality import fit_rescaling, measured_quality
+
+    windows, scale = training_set(kind, maps)
+    model = make_prior(
+        denoiser,
+        scale,
+        title=kind.title,
+        unit="x is standardised and decorrelated; maps in micro-K of CMB temperature by the numbers of foregrounds",
+        provenance=f"{len(load(kind.channels, maps).training)} mocks of 4.3 degrees (python -m models mock), as many "
+        "others held out as a fifth of these",
+        limits="a mock of the halo model with Gaussian slices, one cosmology, no radio sources; not the Agora maps",
+        command=kind.command,
+        training=settings_card(settings),
+    )
+    model = make_prior(denoiser, scale, **{**dict(model.card.entries), "rescaling": fit_rescaling(model, windows)})
+    model.save(path, quality=measured_quality(model, load(kind.channels, maps), windows))
+    return load_model(path)
