@@ -81,7 +81,7 @@ class Choice(NamedTuple):
     Attributes:
         field: (C, H, W).
         importance: one over how much more often than others it is chosen.
-        context: that it was simulated at, (num_context,), or None where the field has none.
+        context: that it was simulated at, (num_context,), or the maps that belong to it, (maps, H, W), or None.
     """
 
     field: jax.Array
@@ -109,13 +109,39 @@ class LabelledFields(NamedTuple):
 
     def choose(self, key: jax.Array) -> Choice:
         """A random field under a random shift, flip and quarter turn."""
-        which, row, column, turn, flip = jax.random.split(key, 5)
+        which, motion = _split_choice(key)
         index = jax.random.randint(which, (), 0, len(self.fields))
-        field = self.fields[index]
-        for axis, key in ((-2, row), (-1, column)):
-            field = jnp.roll(field, jax.random.randint(key, (), 0, field.shape[axis]), axis=axis)
-        field = _turned(turn, flip, field)
-        return Choice(field, jnp.ones(()), self.contexts[index])
+        return Choice(_moved(motion, self.fields[index]), jnp.ones(()), self.contexts[index])
+
+    def expectation(self, x: jax.Array, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
+        """The target for a field: itself."""
+        del y, s, noise_power
+        return x
+
+
+class PairedFields(NamedTuple):
+    """Whole periodic training fields, each with maps of the same sky: for priors that are conditional on maps.
+
+    Attributes:
+        fields: (N, C, H, W).
+        maps: (N, maps, H, W).
+    """
+
+    fields: jax.Array
+    maps: jax.Array
+
+    def pool(self, key: jax.Array, num: int) -> PairedFields:
+        """Fields of one training step: all of them."""
+        del key, num
+        return self
+
+    def choose(self, key: jax.Array) -> Choice:
+        """A random field with its maps, all under one random shift, flip and quarter turn."""
+        which, motion = _split_choice(key)
+        index = jax.random.randint(which, (), 0, len(self.fields))
+        pair = _moved(motion, jnp.concatenate([self.fields[index], self.maps[index]]))
+        channels = self.fields.shape[1]
+        return Choice(pair[:channels], jnp.ones(()), pair[channels:])
 
     def expectation(self, x: jax.Array, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
         """The target for a field: itself."""
@@ -161,9 +187,9 @@ class WindowPool(NamedTuple):
         return jnp.tensordot(jax.nn.softmax(overlap - 0.5 * power), self.fields, axes=1)
 
 
-TrainingFields = MapWindows | LabelledFields
+TrainingFields = MapWindows | LabelledFields | PairedFields
 """What a prior can be trained on."""
-TrainingPool = WindowPool | LabelledFields
+TrainingPool = WindowPool | LabelledFields | PairedFields
 """What the fields of one training step are chosen from."""
 
 
@@ -173,6 +199,20 @@ def draw_pool(key: jax.Array, windows: MapWindows, num: int) -> WindowPool:
     contrast = jnp.std(fields, axis=(1, 2, 3))
     contrast = jnp.maximum(contrast, jnp.mean(contrast) / LARGEST_WEIGHT)
     return WindowPool(fields, jnp.fft.fft2(fields, norm="ortho"), contrast / jnp.sum(contrast))
+
+
+def _split_choice(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys of which field and of how it is moved."""
+    keys = jax.random.split(key, 5)
+    return keys[0], keys[1:]
+
+
+def _moved(keys: jax.Array, field: jax.Array) -> jax.Array:
+    """A periodic field (C, N, N) under a random shift, flip and quarter turn."""
+    row, column, turn, flip = keys
+    for axis, key in ((-2, row), (-1, column)):
+        field = jnp.roll(field, jax.random.randint(key, (), 0, field.shape[axis]), axis=axis)
+    return _turned(turn, flip, field)
 
 
 def _turned(turn: jax.Array, flip: jax.Array, field: jax.Array) -> jax.Array:

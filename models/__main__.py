@@ -27,7 +27,10 @@ class Recipe(StrEnum):
     density_fields = "density_fields"
     density_baselines = "density_baselines"
     dust = "dust"
+    dark_matter = "dark_matter"
     matter = "matter"
+    cib_tsz = "cib_tsz"
+    cib = "cib"
 
 
 NAMES = {
@@ -37,8 +40,18 @@ NAMES = {
     Recipe.density_fields: "density-fields-64",
     Recipe.density_baselines: "density-baselines",
     Recipe.dust: "dust-64",
+    Recipe.dark_matter: "dark-matter-64",
     Recipe.matter: "matter-64",
+    Recipe.cib_tsz: "cib-tsz-64",
+    Recipe.cib: "cib-64",
 }
+KINDS = {
+    Recipe.dust: "denoising.prior",
+    Recipe.matter: "denoising.prior",
+    Recipe.cib_tsz: "cib_tsz.prior",
+    Recipe.cib: "cib_tsz.prior",
+}
+"""Recipes for priors of several kinds, and where."""
 BASELINES = Path(__file__).parent / "density_fields" / "baselines.safetensors"
 
 
@@ -91,15 +104,15 @@ def train(
         raise typer.Exit(2)
     of_maps = {name: value for name, value in (("folder", maps), ("size", size)) if value is not None}
     name = NAMES[recipe] if size is None else f"density-fields-{size}"
-    baselines, unconditional = recipe is Recipe.density_baselines, recipe in (Recipe.dust, Recipe.matter)
+    baselines, several = recipe is Recipe.density_baselines, recipe in KINDS
     folders = {Recipe.density_baselines: "density_fields.baselines"}
-    folders |= dict.fromkeys((Recipe.dust, Recipe.matter), "denoising.prior")
+    folders |= KINDS
     module = import_module(f"models.{folders.get(recipe, f'{recipe.value}.prior')}")
     folder = Path("build/training") / name if folder is None else folder
     output = (BASELINES if baselines else PRETRAINED / name) if output is None else output
     settings = module.SETTINGS if steps is None else replace(module.SETTINGS, steps=steps)
     try:
-        kind = (getattr(module, recipe.value.upper()),) if unconditional else ()
+        kind = (getattr(module, recipe.value.upper()),) if several else ()
         arguments = () if start is None else (load_model(start).denoiser,)
         run = module.train_baselines if baselines else module.train_denoiser
         trained = run(*kind, settings, folder, *arguments, **of_maps)
@@ -173,14 +186,19 @@ def simulate(
         Path, typer.Option(help="Maps, parameters and spectra; simulations found there are not computed again.")
     ] = Path("build/density_fields"),
     processes: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+    stars: Annotated[
+        bool, typer.Option("--stars", help="Stars in these simulations instead, by three recipes; LH by default.")
+    ] = False,
 ) -> None:
     """Simulate maps of the dark matter density, with JaxPM, in the layout of the CAMELS Multifield dataset.
 
     It may be interrupted and started again.
     """
+    from models.dark_matter import sets as stellar
     from models.density_fields.sets import generate, simulation_set
 
-    sets = sets or list(Simulations)
+    generate = stellar.generate if stars else generate
+    sets = sets or ([Simulations.LH] if stars else list(Simulations))
     if num is not None and len(sets) != 1:
         typer.echo(f"Error: --num needs one --set, got {', '.join(sets)}", err=True)
         raise typer.Exit(2)
@@ -192,6 +210,29 @@ def simulate(
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo(f"Interrupted: the same command continues from the simulations in {folder}.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"wrote {folder}")
+
+
+@app.command("mock")
+def mock(
+    num: Annotated[int, typer.Option(min=6, help="Mocks; the last sixth is held out.")] = 384,
+    folder: Annotated[Path, typer.Option(help="Maps; those found there are not made again.")] = Path("build/cib_tsz"),
+    seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
+) -> None:
+    """Make mock skies of CIB and tSZ for the recipes cib_tsz and cib; minutes on one core.
+
+    It may be interrupted and started again.
+    """
+    from models.cib_tsz.data import generate
+
+    try:
+        generate(num, folder, seed, say=typer.echo)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted: the same command continues from the mocks in {folder}.", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"wrote {folder}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, GaussianReference, twin
 from bayesdiff.diffusion.noise import Noise
-from bayesdiff.diffusion.refusals import inside, refuse_outside, refuse_shape
+from bayesdiff.diffusion.refusals import inside, refuse_non_finite, refuse_outside, refuse_shape
 from bayesdiff.diffusion.schedules import Schedule, noise_level, noise_level_range
 
 
@@ -153,6 +153,26 @@ class DiffusionModel:
 
         preconditioned = (self.schedule.alpha(t) * self.denoise(z, t, context) - z) / self.schedule.sigma(t) ** 2
         return filter_field(preconditioned, 1.0 / self.noise_power(self.context_array(context)))
+
+    def given(self, maps: jax.Array) -> DiffusionModel:
+        """The prior of x given maps, of a model that is conditional on maps: an ordinary, unconditional prior.
+
+        Args:
+            maps: in the scale of the training (see the card), (maps, H, W), periodic, on the pixels of the training;
+                their height and width may be others than those of the training.
+
+        Raises:
+            ValueError: the model is not conditional on maps, or is on another number of them, or a value is not finite.
+        """
+        from bayesdiff.diffusion.reconstruction import GivenMaps, LinearReconstruction
+
+        if not isinstance(self.twin, LinearReconstruction):
+            raise ValueError("given() needs a model that is conditional on maps, and this one is not")
+        maps = jnp.asarray(maps, dtype=float)
+        refuse_non_finite("the maps", maps)
+        gaussian = self.twin.at(maps)
+        denoiser = gaussian if self.denoiser is self.twin else GivenMaps(self.denoiser, maps)
+        return replace(self, denoiser=denoiser, event_shape=(1, maps.shape[-2], maps.shape[-1]))
 
     def fingerprint(self) -> str:
         """SHA-256 over all arrays of the model, which identifies it in results."""

@@ -27,11 +27,13 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.gaussian_family import GaussianFamily
 from bayesdiff.diffusion.model import Card, DiffusionModel
 from bayesdiff.diffusion.noise import Noise, StationaryNoise, WhiteNoise
+from bayesdiff.diffusion.reconstruction import LinearReconstruction
 
 FORMAT = 3
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _STRUCTURE = ("denoiser", "noise", "schedule", "event_shape", "context_names", "context_bounds", "name")
 _FAMILY = ("log_power", "mean", "context_low", "context_high")
+_LINEAR = ("log_power", "transfer", "mean", "map_mean")
 _TABLES = ("gain", "feedback", "residual_variance")
 _POWER_TYPES = {
     "cmb_power": ("bayesdiff.cosmology", "CMBPower"),
@@ -127,6 +129,10 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
         for name in _FAMILY:
             tensors[f"family_{name}"] = np.asarray(getattr(denoiser, name))
         return {"type": "gaussian_family", "shape": list(denoiser.shape), "degree": denoiser.degree}
+    if isinstance(denoiser, LinearReconstruction):
+        for name in _LINEAR:
+            tensors[f"linear_{name}"] = np.asarray(getattr(denoiser, name))
+        return {"type": "linear_reconstruction", "shape": list(denoiser.shape)}
     from bayesdiff.networks.wiener import WienerDenoiser
 
     if not isinstance(denoiser, WienerDenoiser):
@@ -153,9 +159,13 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
     if card.get("type") == "gaussian_family":
         arrays = {name: jnp.asarray(tensors[f"family_{name}"]) for name in _FAMILY}
         return GaussianFamily(**arrays, shape=tuple(card["shape"]), degree=card["degree"])
+    if card.get("type") == "linear_reconstruction":
+        arrays = {name: jnp.asarray(tensors[f"linear_{name}"]) for name in _LINEAR}
+        return LinearReconstruction(**arrays, shape=tuple(card["shape"]))
     if card.get("type") != "wiener":
         raise ValueError(
-            f"the card's denoiser must be of type 'gaussian', 'gaussian_family' or 'wiener', got {card.get('type')!r}"
+            "the card's denoiser must be of type 'gaussian', 'gaussian_family', 'linear_reconstruction' or 'wiener', "
+            f"got {card.get('type')!r}"
         )
     # Cards written before there were families do not say of which kind the reference is.
     reference = _build_denoiser(card.get("reference", {"type": "gaussian"}), tensors)

@@ -8,7 +8,8 @@ The first part is the Wiener filter of a Gaussian field; it carries all of the n
 field's power is the prior's, or, with a :class:`bayesdiff.networks.spectral_mixture.SpectralMixture`, that which y
 itself calls for. The network N sees y whitened per mode, the same with the signal and with nothing but the signal kept,
 and its training target V^(-1/2) F(x - D_W) has unit variance in every mode, at every noise level, every phi and, with
-the mixture, in bright and faint fields alike: a network with normalised activations could not scale its output.
+the mixture, in bright and faint fields alike: a network with normalised activations could not scale its output. Where
+the context are maps (:mod:`bayesdiff.diffusion.reconstruction`) it sees them and the twin's reconstruction as well.
 
 N is the network's output times a gain, plus a share of the whitened y; both are measured after training, per noise
 level and band (see :mod:`bayesdiff.recalibration`). Densities and the reverse process from an observation go by this
@@ -27,8 +28,10 @@ from flax import nnx
 
 from bayesdiff.diffusion.denoiser import GaussianReference, Levels
 from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.diffusion.reconstruction import LinearReconstruction
 from bayesdiff.networks.band_table import BandTable, constant_table
 from bayesdiff.networks.spectral_mixture import NUM_FEATURES, SpectralMixture, single_spectrum
+from bayesdiff.networks.tiles import LARGEST_WHOLE, apply_in_tiles
 from bayesdiff.networks.unet import UNet, UNetConfig
 
 CONTRAST_ONSET = (0.3, 1.0)
@@ -113,14 +116,17 @@ class WienerDenoiser:
         signal_part = filter_field(centred, jnp.sqrt(levels.signal / levels.total))
         kept = filter_field(centred, jnp.sqrt(levels.signal * reference.power / levels.total))
         inputs = jnp.concatenate([whitened, signal_part, kept], axis=0)
-        scaled = (2.0 * context - self.context_low - self.context_high) / (self.context_high - self.context_low)
-        log_snr = jnp.mean(features) - 2.0 * jnp.log(s)
+        whole = max(y.shape[-2:])
+        if isinstance(self.reference, LinearReconstruction):
+            inputs = jnp.concatenate([inputs, context, reference.mean], axis=0)
+            scaled, whole = jnp.zeros(0), max(LARGEST_WHOLE, *self.reference.shape)
+        else:
+            scaled = (2.0 * context - self.context_low - self.context_high) / (self.context_high - self.context_low)
+        log_snr = (jnp.mean(features) - 2.0 * jnp.log(s))[None].astype(jnp.float32)
+        scalars = jnp.concatenate([scaled, 0.5 * features])[None].astype(jnp.float32)
         network = nnx.merge(self._graph(), self.params)
-        outputs = network(
-            jnp.moveaxis(inputs, 0, -1)[None].astype(jnp.float32),
-            log_snr[None].astype(jnp.float32),
-            jnp.concatenate([scaled, 0.5 * features])[None].astype(jnp.float32),
-        )
+        h = jnp.moveaxis(inputs, 0, -1)[None].astype(jnp.float32)
+        outputs = apply_in_tiles(lambda h: network(h, log_snr, scalars), h, whole)
         return levels, whitened, jnp.moveaxis(outputs[0], -1, 0).astype(y.dtype)
 
     def posterior_variance(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:

@@ -99,8 +99,8 @@ def load_maps(folder: Path | str, name: str = "LH", size: int = SIZE) -> Density
         ValueError: there are several, the file is truncated or not one of square maps, its pixels cannot be averaged
             to ``size``, or maps and parameters do not fit one another or the box of parameters.
     """
-    maps = _open(_only(Path(folder), f"Maps_Mcdm_*_{name}_z=0.00.npy"))
-    path = _only(Path(folder), f"params_{name}_*.txt")
+    maps = open_maps(only_file(Path(folder), f"Maps_Mcdm_*_{name}_z=0.00.npy"))
+    path = only_file(Path(folder), f"params_{name}_*.txt")
     try:
         rows = np.loadtxt(path, ndmin=2)
     except ValueError as error:
@@ -221,7 +221,13 @@ def _where(bad: np.ndarray, first: int = 0) -> str:
     return f"{len(places)} values that are not, the first at {tuple(place)}"
 
 
-def _only(folder: Path, pattern: str) -> Path:
+def only_file(folder: Path, pattern: str) -> Path:
+    """The one file of ``folder`` with such a name.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: there are several.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"the maps are expected in the folder {folder}, and there is none")
     found = sorted(folder.glob(pattern))
@@ -232,7 +238,12 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _open(path: Path) -> np.ndarray:
+def open_maps(path: Path) -> np.ndarray:
+    """Maps (num, size, size) of a file, mapped into memory.
+
+    Raises:
+        ValueError: the file is truncated, or not one of square maps.
+    """
     try:
         maps = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:

@@ -109,23 +109,42 @@ def generate(
         (parts / f"{chosen.name}_{index:04d}.npz", identity(seed, row, settings))
         for index, (seed, row) in enumerate(zip(chosen.seeds, chosen.parameters, strict=True))
     ]
-    missing = [job for job in jobs if not job[0].exists()]
-    if missing:
-        start = time.monotonic()
-        inherited = {name: os.environ.get(name) for name in ONE_THREAD}
-        os.environ.update(ONE_THREAD)
-        try:
-            with get_context("spawn").Pool(min(processes, len(missing))) as pool:
-                for done, _ in enumerate(pool.imap_unordered(_compute, missing), start=1):
-                    if done == 5 or done % 20 == 0 or done == len(missing):
-                        each = (time.monotonic() - start) / done
-                        left = each * (len(missing) - done) / 60
-                        say(f"{chosen.name}: {done} of {len(missing)} simulations, {each:.1f} s each, "
-                            f"{left:.0f} min left")  # fmt: skip
-        finally:
-            for name, value in inherited.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    compute_missing(chosen.name, jobs, _compute, processes, say)
     assemble(chosen, jobs, Path(folder), settings)
+
+
+def compute_missing(
+    name: str,
+    jobs: list[tuple[Path, dict[str, Any]]],
+    compute: Callable[[tuple[Path, dict[str, Any]]], None],
+    processes: int,
+    say: Callable[[str], None],
+) -> None:
+    """Share the jobs whose file is missing among processes of one thread each.
+
+    Args:
+        name: of what is computed, for ``say``.
+        jobs: a file and what determines its content each.
+        compute: a function of a module, which writes the file of a job.
+        processes: that share the work.
+        say: is told now and then how far it is.
+    """
+    missing = [job for job in jobs if not job[0].exists()]
+    if not missing:
+        return
+    start = time.monotonic()
+    inherited = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        with get_context("spawn").Pool(min(processes, len(missing))) as pool:
+            for done, _ in enumerate(pool.imap_unordered(compute, missing), start=1):
+                if done == 5 or done % 20 == 0 or done == len(missing):
+                    each = (time.monotonic() - start) / done
+                    left = each * (len(missing) - done) / 60
+                    say(f"{name}: {done} of {len(missing)} simulations, {each:.1f} s each, {left:.0f} min left")
+    finally:
+        for variable, value in inherited.items():
+            os.environ.pop(variable, None) if value is None else os.environ.update({variable: value})
 
 
 def identity(seed: int, parameters: np.ndarray, settings: Settings) -> dict[str, float]:
@@ -141,13 +160,30 @@ def _compute(job: tuple[Path, dict[str, Any]]) -> None:
     arguments = dict(known)
     seed, omega_m, sigma_8 = (arguments.pop(name) for name in ("seed", "omega_m", "sigma_8"))
     result = simulate(seed, omega_m, sigma_8, Settings(**arguments))
+    write_part(path, known, maps=np.asarray(result.maps), power=np.asarray(result.power))
+
+
+def write_part(path: Path, known: dict[str, Any], **arrays: np.ndarray) -> None:
+    """Write the file of one simulation, with what determines it; it appears whole or not at all."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
     with open(partial, "wb") as file:
-        np.savez(file, maps=np.asarray(result.maps), power=np.asarray(result.power),
-                 names=list(known), values=list(known.values()))  # fmt: skip
+        np.savez(file, **arrays, names=list(known), values=list(known.values()))  # pyright: ignore[reportArgumentType]
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def read_part(path: Path, known: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of :func:`write_part`.
+
+    Raises:
+        ValueError: something else determined them.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        found = dict(zip(file["names"].tolist(), file["values"].tolist(), strict=True))
+        if found != {name: float(value) for name, value in known.items()}:
+            raise ValueError(f"{path} is another simulation: expected {known}, got {found}; use another folder")
+        return {name: file[name] for name in file.files if name not in ("names", "values")}
 
 
 def assemble(chosen: SimulationSet, jobs: list[tuple[Path, dict[str, Any]]], folder: Path, settings: Settings) -> None:
@@ -160,12 +196,9 @@ def assemble(chosen: SimulationSet, jobs: list[tuple[Path, dict[str, Any]]], fol
     shape = (MAPS_PER_SIMULATION * len(jobs), size, size)
     maps = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
     for index, (path, known) in enumerate(jobs):
-        with np.load(path, allow_pickle=False) as file:
-            found = dict(zip(file["names"].tolist(), file["values"].tolist(), strict=True))
-            if found != {name: float(value) for name, value in known.items()}:
-                raise ValueError(f"{path} is another simulation: expected {known}, got {found}; use another folder")
-            maps[index * MAPS_PER_SIMULATION : (index + 1) * MAPS_PER_SIMULATION] = file["maps"]
-            powers.append(file["power"])
+        part = read_part(path, known)
+        maps[index * MAPS_PER_SIMULATION : (index + 1) * MAPS_PER_SIMULATION] = part["maps"]
+        powers.append(part["power"])
     maps.flush()
     del maps
     k, modes = wavenumbers(settings)

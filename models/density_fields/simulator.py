@@ -162,8 +162,8 @@ def forces(displacement: Array, factor: int) -> Array:
         Minus the gradient of the inverse Laplacian of the overdensity, in cells of the particle grid, same shape.
     """
     mesh_size = factor * displacement.shape[0]
-    cells, weights = _corners(factor * _positions(displacement).reshape(-1, 3), mesh_size)
-    density = factor**3 * _add(cells, weights, mesh_size**3).reshape((mesh_size,) * 3)
+    cells, weights = corners(factor * particle_positions(displacement).reshape(-1, 3), mesh_size)
+    density = factor**3 * deposit(cells, weights, mesh_size**3).reshape((mesh_size,) * 3)
     half = 2.0 * np.pi * np.fft.rfftfreq(mesh_size)
     full = 2.0 * np.pi * np.fft.fftfreq(mesh_size)
     waves = (full[:, None, None], full[:, None], half)
@@ -199,12 +199,13 @@ def _undo_differences(displacement: Array) -> Array:
     return jnp.stack(corrected, axis=-1)
 
 
-def _positions(displacement: Array) -> Array:
+def particle_positions(displacement: Array) -> Array:
+    """Positions in cells, on the particle grid plus displacements (size, size, size, 3)."""
     axis = jnp.arange(displacement.shape[0], dtype=displacement.dtype)
     return jnp.stack(jnp.meshgrid(axis, axis, axis, indexing="ij"), axis=-1) + displacement
 
 
-def _corners(positions: Array, size: int) -> tuple[list[Array], list[Array]]:
+def corners(positions: Array, size: int) -> tuple[list[Array], list[Array]]:
     """Cloud in cell: flat indices and weights of the 2^d mesh points around positions (N, d) on a periodic size^d."""
     floor = jnp.floor(positions)
     upper = positions - floor
@@ -220,7 +221,8 @@ def _corners(positions: Array, size: int) -> tuple[list[Array], list[Array]]:
     return indices, weights
 
 
-def _add(cells: list[Array], weights: list[Array], num: int) -> Array:
+def deposit(cells: list[Array], weights: list[Array], num: int) -> Array:
+    """Sum the weights of :func:`corners` on a flat mesh of ``num`` points."""
     mesh = jnp.zeros(num, weights[0].dtype)
     for cell, weight in zip(cells, weights, strict=True):
         mesh = mesh.at[cell].add(weight, mode="promise_in_bounds")
@@ -230,7 +232,7 @@ def _add(cells: list[Array], weights: list[Array], num: int) -> Array:
 def project(displacement: Array, omega_m: Any, settings: Settings) -> Array:
     """Surface densities [(Msun/h) / (Mpc/h)^2] of the slabs, (15, size, size), from displacements in cells."""
     size, sheet = settings.size, settings.sheet
-    base = _positions(jnp.zeros_like(displacement))
+    base = particle_positions(jnp.zeros_like(displacement))
 
     def add(maps: Array, offset: Array) -> tuple[Array, None]:
         moved = displacement
@@ -241,8 +243,8 @@ def project(displacement: Array, omega_m: Any, settings: Settings) -> Array:
         for axis in range(3):
             slab = jnp.floor(positions[:, axis] % size * (NUM_SLABS / size)).astype(jnp.int32)
             first = jnp.minimum(slab, NUM_SLABS - 1) * size**2
-            cells, weights = _corners(positions[:, [i for i in range(3) if i != axis]], size)
-            added.append(_add([first + cell for cell in cells], weights, NUM_SLABS * size**2))
+            cells, weights = corners(positions[:, [i for i in range(3) if i != axis]], size)
+            added.append(deposit([first + cell for cell in cells], weights, NUM_SLABS * size**2))
         return maps + jnp.stack(added), None
 
     offsets = jnp.array(list(product(range(sheet), repeat=3)), displacement.dtype) / sheet
@@ -298,5 +300,6 @@ def simulate(seed: int, omega_m: float, sigma_8: float, settings: Settings = Set
     field = initial_field(seed, omega_m, sigma_8, settings)
     displacement = evolve(field, omega_m, sigma_8, settings)
     fine = 2 * settings.size
-    density = 8.0 * _add(*_corners(2.0 * _positions(displacement).reshape(-1, 3), fine), fine**3).reshape((fine,) * 3)
+    positions = 2.0 * particle_positions(displacement).reshape(-1, 3)
+    density = 8.0 * deposit(*corners(positions, fine), fine**3).reshape((fine,) * 3)
     return Simulation(project(displacement, omega_m, settings), power_spectrum(density, settings, cloud_in_cell=True))
