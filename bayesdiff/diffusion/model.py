@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, GaussianReference, twin
 from bayesdiff.diffusion.noise import Noise
@@ -154,7 +155,7 @@ class DiffusionModel:
         preconditioned = (self.schedule.alpha(t) * self.denoise(z, t, context) - z) / self.schedule.sigma(t) ** 2
         return filter_field(preconditioned, 1.0 / self.noise_power(self.context_array(context)))
 
-    def given(self, maps: jax.Array) -> DiffusionModel:
+    def given(self, maps: ArrayLike) -> DiffusionModel:
         """The prior of x given maps, of a model that is conditional on maps: an ordinary, unconditional prior.
 
         Args:

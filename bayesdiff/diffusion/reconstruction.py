@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser, generator, scaled_score
-from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.diffusion.fourier import RadialModes, filter_field
 
 SMALLEST_SHARE = 1e-6
 """Of a mode's power that is taken to be left, at least."""
@@ -96,16 +96,19 @@ def fit_linear_reconstruction(fields: np.ndarray, maps: np.ndarray, num_bands: i
     shape = (fields.shape[-2], fields.shape[-1])
     mean = fields.mean(dtype=np.float64)
     map_mean = maps.mean(axis=(0, 2, 3), dtype=np.float64)
-    hats = _hats(shape, max(shape), num_bands + 1).reshape(-1, num_bands + 1)
-    spectra = _cross_powers(fields - mean, maps - map_mean[:, None, None]).reshape(*[maps.shape[1] + 1] * 2, -1)
-    # Least squares: averages over a band would be biased where the spectrum is steep.
-    banded = np.linalg.lstsq(hats, np.moveaxis(spectra, -1, 0).reshape(len(hats), -1), rcond=None)[0]
-    banded = banded.reshape(-1, *spectra.shape[:2])
-    within, across = banded[:, 1:, 1:], banded[:, 1:, 0]
+    modes = RadialModes(shape)
+    spectra = _cross_powers(fields - mean, maps - map_mean[:, None, None])
+    spectra = np.moveaxis(np.asarray(modes.total(jnp.asarray(spectra)) / modes.counts, np.float64), -1, 0)
+    within, across = spectra[:, 1:, 1:], spectra[:, 1:, 0]
     transfer = np.linalg.solve(within, across[..., None])[..., 0]
-    power = np.maximum(banded[:, 0, 0] - np.sum(transfer * across, axis=1), SMALLEST_SHARE * banded[:, 0, 0])
+    power = np.maximum(spectra[:, 0, 0] - np.sum(transfer * across, axis=1), SMALLEST_SHARE * spectra[:, 0, 0])
+    # Of the transfer and of the logarithm of the power, in which a steep spectrum is nearly straight.
+    hats = _hats(shape, max(shape), num_bands + 1).reshape(-1, num_bands + 1)[modes.first]
+    weights = np.sqrt(modes.counts)[:, None]
+    values = np.column_stack([np.log(power), transfer])
+    banded = np.linalg.lstsq(weights * hats, weights * values, rcond=None)[0]
     log_power, transfer, mean, map_mean = (
-        jnp.asarray(values, dtype=float) for values in (np.log(power), transfer.T, mean, map_mean)
+        jnp.asarray(values, dtype=float) for values in (banded[:, 0], banded[:, 1:].T, mean, map_mean)
     )
     return LinearReconstruction(log_power, transfer, mean, map_mean, shape)
 

@@ -81,3 +81,15 @@ def _compute(job: tuple[Path, dict[str, Any]]) -> None:
     del arguments["number_density"]
     painted = paint(seed, omega_m, sigma_8, Settings(**arguments))
     write_part(path, known, maps=painted.maps, feedback=painted.feedback)
+
+
+def mean_galaxies_per_pixel(settings: Settings | None = None) -> float:
+    """Mean number of galaxies behind a pixel of a slab, over feedback."""
+    from models.dark_matter.stars import FEEDBACK_BOUNDS, NUMBER_DENSITY
+    from models.density_fields.simulator import NUM_SLABS, Settings
+
+    settings = settings or Settings()
+    low, high = FEEDBACK_BOUNDS["A_wind"]
+    # The mean of A^(-1/2) for A log-uniform.
+    mean = 2.0 * (low**-0.5 - high**-0.5) / np.log(high / low)
+    return float(NUMBER_DENSITY * mean * settings.box**3 / NUM_SLABS / settings.size**2)

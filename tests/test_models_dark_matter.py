@@ -1,0 +1,220 @@
+"""Dark matter from stars: how stars are drawn, pairs of maps, regions, and the recipe from pairs to a card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.infer import Predictive
+
+pytest.importorskip("jaxpm", reason="needs JaxPM: pip install -e '.[simulations]'")
+
+import bayesdiff as bd
+from models.dark_matter import prior, sets, stars
+from models.dark_matter.data import Pairs, Scales, StellarScale, check_stars, load_pairs
+from models.dark_matter.model import draw, make_model
+from models.dark_matter.pictures import draw_reconstructions, draw_wide
+from models.dark_matter.quality import reconstruction_errors
+from models.dark_matter.regions import disc, mass_in
+from models.density_fields.data import MAPS_PER_SIMULATION, PIXEL
+from models.density_fields.sets import simulation_set
+from models.density_fields.simulator import Settings
+
+TINY = Settings(size=16, box=25.0, steps=4)
+
+
+def test_galaxies_have_their_number_and_the_masses_of_schechters_tail() -> None:
+    rng = np.random.default_rng(0)
+    numbers = np.full((40, 40, 40), 0.8)
+    mass = stars.draw_stars(rng, numbers)
+    # The sum of a Poisson number of unit exponentials: mean n, variance 2 n, empty with probability exp(-n).
+    assert mass.mean() == pytest.approx(0.8, abs=4.0 * np.sqrt(1.6 / mass.size))
+    assert mass.var() == pytest.approx(1.6, rel=0.05)
+    assert np.mean(mass == 0) == pytest.approx(np.exp(-0.8), abs=0.01)
+
+
+@pytest.mark.parametrize("recipe", stars.RECIPES)
+def test_recipes_have_the_mean_of_their_winds_and_follow_the_density(recipe: str) -> None:
+    rho = np.exp(np.random.default_rng(1).normal(0.0, 1.0, (16, 16, 16))).astype(np.float32)
+    rho /= rho.mean()
+    found = np.asarray(stars.intensity(recipe, jnp.asarray(rho), np.array([1.6, 1.0]), TINY))
+    assert found.mean() == pytest.approx(stars.NUMBER_DENSITY / np.sqrt(1.6) * (25.0 / 16) ** 3, rel=1e-4)
+    assert np.corrcoef(found.ravel(), rho.ravel())[0, 1] > 0.8
+    quenched = np.asarray(stars.intensity(recipe, jnp.asarray(rho), np.array([1.6, 200.0]), TINY))
+    dense = rho > np.quantile(rho, 0.99)
+    assert quenched[dense].sum() < 0.9 * found[dense].sum()
+
+
+def test_slabs_hold_all_stars_in_the_order_of_the_simulator() -> None:
+    mesh = np.zeros((64, 64, 64), np.float32)
+    mesh[0, 3, 60], mesh[12, 5, 6], mesh[13, 7, 8] = 1.0, 2.0, 4.0
+    maps = stars.project_cells(mesh)
+    assert maps.shape == (MAPS_PER_SIMULATION, 64, 64)
+    assert maps.sum(axis=(1, 2)).reshape(3, 5).sum(axis=1) == pytest.approx([7.0] * 3)
+    assert (maps[0, 3, 60], maps[0, 5, 6], maps[1, 7, 8]) == (1.0, 2.0, 4.0)  # 64 / 5 cells to a slab
+    assert (maps[5, 0, 60], maps[14, 0, 3]) == (1.0, 1.0)  # rows and columns are the axes that are left
+
+
+def test_density_mesh_has_all_mass_and_is_even_without_displacement() -> None:
+    mesh = np.asarray(stars.density_mesh(jnp.zeros((8, 8, 8, 3))))
+    np.testing.assert_allclose(mesh, 1.0, rtol=1e-5)
+    moved = stars.density_mesh(jax.random.normal(jax.random.key(0), (8, 8, 8, 3)))
+    assert float(moved.mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_set_of_stars_continues_and_is_assembled(tmp_path: Path) -> None:
+    chosen = simulation_set("LH", 3)
+    said: list[str] = []
+    sets.generate(chosen, tmp_path, processes=1, settings=TINY, say=said.append)
+    kept = (tmp_path / "stars" / "LH_0001.npz").stat().st_mtime_ns
+    (tmp_path / "stars" / "LH_0002.npz").unlink()
+    before = {r: np.load(tmp_path / f"Maps_Mstar_JaxPM-{r}_LH_z=0.00.npy") for r in stars.RECIPES}
+    sets.generate(chosen, tmp_path, processes=1, settings=TINY, say=said.append)
+    assert (tmp_path / "stars" / "LH_0001.npz").stat().st_mtime_ns == kept
+    for recipe, maps in before.items():
+        assert maps.shape == (45, 16, 16)
+        np.testing.assert_array_equal(np.load(tmp_path / f"Maps_Mstar_JaxPM-{recipe}_LH_z=0.00.npy"), maps)
+    feedback = np.loadtxt(tmp_path / "feedback_LH_JaxPM.txt")
+    assert feedback == pytest.approx(np.stack([stars.feedback_of(int(seed)) for seed in chosen.seeds]), abs=1e-7)
+    with pytest.raises(ValueError, match="is another simulation"):
+        sets.generate(chosen, tmp_path, processes=1, settings=replace(TINY, steps=5), say=said.append)
+
+
+def write_pairs(folder: Path, num: int = 4, size: int = 64, factor: int = 1, seed: int = 0) -> None:
+    """Log-normal densities with stars that follow them, in the layout of CAMELS."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size))
+    white = np.fft.fft2(rng.normal(size=(15 * num, size, size)))
+    x = np.fft.ifft2(white / np.sqrt(0.05 + (12.0 * frequency) ** 2)).real
+    density = 1e11 * np.exp(1.5 * (x - x.mean()) / x.std())
+    mass = rng.gamma(2.0, (density / 1e11) ** 1.2).astype(np.float32)
+    np.save(folder / "Maps_Mcdm_Toy_LH_z=0.00.npy", density.astype(np.float32))
+    np.save(folder / "Maps_Mstar_Toy_LH_z=0.00.npy", np.repeat(np.repeat(mass, factor, 1), factor, 2))
+    np.savetxt(folder / "params_LH_Toy.txt", np.column_stack([np.linspace(0.2, 0.4, num), np.linspace(0.7, 0.9, num)]))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    folder = tmp_path_factory.mktemp("pairs")
+    write_pairs(folder)
+    return load_pairs(folder, "Toy")
+
+
+def test_pairs_are_split_by_simulation(pairs: Pairs) -> None:
+    training, held_out = pairs.split(1)
+    assert (len(training.stars), len(held_out.stars)) == (45, 15)
+    density, mass, parameters = held_out.first_of_each(3)
+    np.testing.assert_array_equal(mass, pairs.stars[[45, 50, 55]])
+    np.testing.assert_array_equal(density, pairs.density.surface_density[[45, 50, 55]])
+    assert parameters == pytest.approx(np.tile([[0.4, 0.9]], (3, 1)))
+
+
+def test_finer_stars_are_averaged_as_their_dark_matter_is(pairs: Pairs, tmp_path: Path) -> None:
+    write_pairs(tmp_path, factor=2)
+    np.testing.assert_allclose(load_pairs(tmp_path, "Toy").stars, pairs.stars, rtol=1e-5)
+
+
+def test_stars_are_shown_standardised(pairs: Pairs) -> None:
+    maps = StellarScale.of(pairs.stars).maps(pairs.stars)
+    assert maps.shape == (60, 2, 64, 64)
+    assert maps.mean(axis=(0, 2, 3)) == pytest.approx([0.0, 0.0], abs=1e-3)
+    assert maps.std(axis=(0, 2, 3)) == pytest.approx([1.0, 1.0], abs=1e-3)
+    empty = StellarScale.of(pairs.stars).maps(np.zeros((64, 64)))
+    assert np.ptp(empty, axis=(1, 2)) == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert empty[0, 0, 0] < maps[:, 0].min() + 1e-6
+
+
+def test_what_is_no_map_of_stars_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+    scale = StellarScale.of(pairs.stars)
+    bad = pairs.stars[0].copy()
+    bad[3, 4] = -1.0
+    with pytest.raises(ValueError, match=r"finite and not negative, got 1 that are not, the first at \(3, 4\)"):
+        scale.maps(bad)
+    with pytest.raises(ValueError, match=r"must have 64 x 64 pixels as its dark matter, got \(32, 32\)"):
+        check_stars(np.zeros((32, 32)), 64)
+    write_pairs(tmp_path)
+    mass = np.load(tmp_path / "Maps_Mstar_Toy_LH_z=0.00.npy")
+    np.save(tmp_path / "Maps_Mstar_Toy_LH_z=0.00.npy", mass[:-1])
+    with pytest.raises(ValueError, match="a map of stars for every map of dark matter, got 59 for 60"):
+        load_pairs(tmp_path, "Toy")
+    np.save(tmp_path / "Maps_Mstar_Toy_LH_z=0.00.npy", mass[:, :48, :48])
+    with pytest.raises(ValueError, match="of 48 pixels cannot be averaged to 64"):
+        load_pairs(tmp_path, "Toy")
+    with pytest.raises(FileNotFoundError, match="Maps_Mstar_Other_LH"):
+        load_pairs(tmp_path, "Other")
+
+
+def test_mass_in_regions() -> None:
+    whole = disc((64, 64), (0.0, 63.0), 12.5)
+    assert whole.sum() * PIXEL**2 == pytest.approx(np.pi * 12.5**2, rel=0.01)
+    np.testing.assert_array_equal(
+        np.roll(disc((64, 64), (10.0, 20.0), 3.0), (54, 44), (0, 1)), disc((64, 64), (0.0, 0.0), 3.0)
+    )
+    density = np.full((2, 64, 64), 5.0)
+    assert mass_in(density, whole) == pytest.approx([5.0 * whole.sum() * PIXEL**2] * 2)
+    with pytest.raises(ValueError, match="at most half of the map, 12.5"):
+        disc((64, 64), (0.0, 0.0), 13.0)
+    with pytest.raises(ValueError, match="holds no pixel"):
+        disc((64, 64), (0.5, 0.5), 0.1)
+    with pytest.raises(ValueError, match=r"must have the pixels of its map, \(64, 64\), got \(32, 32\)"):
+        mass_in(density, np.ones((32, 32), bool))
+
+
+def test_the_recipe_ends_in_a_model_that_reconstructs(
+    pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(prior.ARCHITECTURE, channels=(8, 8, 8), blocks=(1, 1, 1), embedding=8)
+    monkeypatch.setattr(prior, "ARCHITECTURE", small)
+    monkeypatch.setattr(prior, "load_pairs", lambda folder, suite: HeldOutOne(pairs))
+    settings = replace(prior.SETTINGS, steps=2, batch_size=2)
+    trained = prior.train_denoiser(settings, tmp_path / "checkpoints")
+    model = prior.publish(trained, settings, tmp_path / "model")
+    assert model.card.entries["quality"]["error_over_linear"] == pytest.approx([1.0] * 5, abs=0.15)
+
+    training, held_out = pairs.split(1)
+    assert prior.scales_of(model) == Scales.of(training)
+    ours = draw(jax.random.key(0), model, held_out.stars[0], 6, num_steps=6)
+    truth = prior.scales_of(model).density.field(held_out.density.surface_density[0])
+    assert ours.shape == (6, 1, 64, 64)
+    assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
+
+    predicted = Predictive(make_model(model, held_out.stars[0]), num_samples=1)(jax.random.key(1))
+    density = prior.scales_of(model).density.surface_density(predicted["x"])
+    assert predicted["surface_density"] == pytest.approx(np.asarray(density), rel=1e-5)
+
+    fields = {"toy": (held_out.stars[:1], truth[None, None], ours[None])}
+    draw_reconstructions(model, fields, tmp_path / "fields.png")
+    draw_wide(held_out.stars[0], truth, ours[0, 0], tmp_path / "wide.png")
+    assert min((tmp_path / name).stat().st_size for name in ("fields.png", "wide.png")) > 10_000
+
+
+class HeldOutOne(Pairs):
+    """Pairs that hold out one simulation of few."""
+
+    def __new__(cls, pairs: Pairs):
+        return super().__new__(cls, *pairs)
+
+    def split(self, num_held_out: int = 1) -> tuple[Pairs, Pairs]:
+        return Pairs(*self).split(1)
+
+
+def test_a_model_of_another_kind_is_refused() -> None:
+    other = bd.DiffusionModel(
+        bd.GaussianDenoiser(jnp.ones((64, 64))), bd.schedules.Cosine(), bd.WhiteNoise(), (1, 64, 64)
+    )
+    with pytest.raises(ValueError, match="must be a reconstruction of dark matter"):
+        prior.scales_of(other)
+
+
+def test_errors_of_the_twin_are_its_own(pairs: Pairs) -> None:
+    training = pairs.split(1)[0]
+    scales = Scales.of(training)
+    paired = scales.paired(training)
+    model = prior.make_prior(prior.untrained_denoiser(paired), scales)
+    found = reconstruction_errors(model, paired.fields[:8], paired.maps[:8])
+    assert found["error_over_linear"] == pytest.approx([1.0] * 5, abs=1e-4)
+    assert found["linear"][0] < 0.1**2 < found["linear"][-1] < 1.0
