@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import typer
 
+from inference.cib_tsz import cib_tsz
+from inference.dark_matter import dark_matter
 from inference.density_fields import density_fields
 from inference.dust_cmb import dust_cmb
 from inference.masked_map import masked_map
@@ -24,6 +26,8 @@ app.command("dust_cmb")(dust_cmb)
 app.command("masked_map")(masked_map)
 app.command("mass_mapping")(mass_mapping)
 app.command("density_fields")(density_fields)
+app.command("dark_matter")(dark_matter)
+app.command("cib_tsz")(cib_tsz)
 app.command("resume")(resume)
 app.command("show")(show)
 

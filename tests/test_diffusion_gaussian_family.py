@@ -165,3 +165,9 @@ def test_fit_refuses_what_it_cannot_fit():
         fit_gaussian_family(fields, contexts + 1.0, LOW, HIGH)
     with pytest.raises(ValueError, match="15 terms cannot be fitted to 20 fields"):
         fit_gaussian_family(fields, contexts, LOW, HIGH, degree=4)
+
+
+def test_a_family_is_an_argument_of_compiled_functions() -> None:
+    family = bd.GaussianFamily(jnp.zeros((4, 3)), jnp.zeros(3), jnp.zeros(2), jnp.ones(2), (8, 8), 1)
+    power = jax.jit(lambda given, context: given.at(context).power)(family, jnp.array([0.2, 0.7]))
+    np.testing.assert_allclose(power, family.at(jnp.array([0.2, 0.7])).power)

@@ -17,7 +17,7 @@ import bayesdiff as bd
 from models.dark_matter import prior, sets, stars
 from models.dark_matter.data import Pairs, Scales, StellarScale, check_stars, load_pairs
 from models.dark_matter.model import draw, make_model
-from models.dark_matter.pictures import draw_reconstructions, draw_wide
+from models.dark_matter.pictures import Reconstruction, maps_figure, spectra_figure
 from models.dark_matter.quality import reconstruction_errors
 from models.dark_matter.regions import disc, mass_in
 from models.density_fields.data import MAPS_PER_SIMULATION, PIXEL
@@ -186,10 +186,16 @@ def test_the_recipe_ends_in_a_model_that_reconstructs(
     density = prior.scales_of(model).density.surface_density(predicted["x"])
     assert predicted["surface_density"] == pytest.approx(np.asarray(density), rel=1e-5)
 
-    fields = {"toy": (held_out.stars[:1], truth[None, None], ours[None])}
-    draw_reconstructions(model, fields, tmp_path / "fields.png")
-    draw_wide(held_out.stars[0], truth, ours[0, 0], tmp_path / "wide.png")
-    assert min((tmp_path / name).stat().st_size for name in ("fields.png", "wide.png")) > 10_000
+    row = Reconstruction(held_out.stars[0], ours[:, 0], truth, "toy")
+    unknown = Reconstruction(held_out.stars[0], ours[:1, 0])
+    region = disc((64, 64), (20.0, 30.0), 3.0)
+    for figure in (
+        maps_figure([row, unknown], [region]),
+        spectra_figure(row),
+        spectra_figure(row._replace(truth=None)),
+    ):
+        figure.savefig(tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 class HeldOutOne(Pairs):

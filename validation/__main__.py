@@ -27,6 +27,7 @@ STUDIES = {
     "density_fidelity": ("density_fidelity", "run", "fields of the conditional prior beside unseen simulations"),
     "matter": ("denoising", "matter", "the prior of the large-scale structure: draws, denoising, unknown noise level"),
     "dust": ("denoising", "dust", "the prior of dust in white noise: draws, denoising, unknown noise level"),
+    "dark_matter": ("dark_matter", "run", "dark matter reconstructed from the stars of held-out simulations"),
     "mass_mapping": ("mass_mapping", "run", "mass maps of a held-out simulation and of HST-COSMOS, against Wiener's"),
     "grid": ("grid", "run", "the adaptive grid on the analytic twin: evidence, marginals and evaluations"),
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),

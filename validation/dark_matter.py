@@ -24,7 +24,7 @@ import bayesdiff as bd
 from bayesdiff.diffusion.bound_terms import bound_terms
 from models.dark_matter.data import load_pairs
 from models.dark_matter.model import NUM_STEPS, cosmology_given, draw
-from models.dark_matter.pictures import draw_reconstructions, draw_wide
+from models.dark_matter.pictures import Reconstruction, maps_figure
 from models.dark_matter.prior import NAME, SIMULATIONS, scales_of
 from models.dark_matter.quality import reconstruction_errors
 from models.dark_matter.regions import disc, mass_in
@@ -73,9 +73,12 @@ def run() -> list[Figure]:
         recipe: drawn(reconstruction, recipe, some, NUM_DRAWS if recipe == OWN else 1)
         for recipe, some in truths.items()
     }
-    draw_reconstructions(
-        reconstruction, {r: (truths[r].stars, truths[r].field, draws[r]) for r in RECIPES}, FOLDER / "fields.png"
-    )
+    scale = scales_of(reconstruction).density
+    rows = [
+        Reconstruction(some.stars[0], scale.mean + scale.sd * draws[r][0, :, 0], np.log10(some.density[0]), f"'{r}'")
+        for r, some in truths.items()
+    ]
+    maps_figure(rows).savefig(FOLDER / "fields.png")
     own = truths[OWN]
     return [
         *errors(reconstruction, own),
@@ -269,7 +272,7 @@ def draw_wide_field() -> None:
     cross, one, other = (np.asarray(x) for x in fields)
     value = (cross / np.sqrt(one * other))[edges[1:] <= limit].min()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    draw_wide(stars, field, ours, FOLDER / "wide.png")
+    maps_figure([Reconstruction(stars, ours[None], field)]).savefig(FOLDER / "wide.png")
     found = {"memory_gib": memory, "seconds": seconds, "correlation": float(value)}
     (FOLDER / "wide.json").write_text(json.dumps(found))
 

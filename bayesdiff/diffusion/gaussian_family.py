@@ -13,7 +13,7 @@ of one matrix over contexts and one over modes, so that scoring steps are two sm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import jax
@@ -44,8 +44,8 @@ class GaussianFamily:
     mean: jax.Array
     context_low: jax.Array
     context_high: jax.Array
-    shape: tuple[int, int]
-    degree: int
+    shape: tuple[int, int] = field(metadata={"static": True})
+    degree: int = field(metadata={"static": True})
 
     def at(self, context: jax.Array) -> GaussianDenoiser:
         """The Gaussian field at one context (num_context,)."""

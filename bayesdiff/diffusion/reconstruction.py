@@ -10,7 +10,7 @@ periodic fields of any size on the same pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ class LinearReconstruction:
     transfer: jax.Array
     mean: jax.Array
     map_mean: jax.Array
-    shape: tuple[int, int]
+    shape: tuple[int, int] = field(metadata={"static": True})
 
     @property
     def num_maps(self) -> int:

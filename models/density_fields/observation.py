@@ -142,7 +142,7 @@ def read_fields(
     """
     for name, value in (truth or {}).items():
         refuse_outside(name, value, *PARAMETER_BOUNDS[name], "its prior")
-    maps, name = _open(str(path_spec))
+    maps, name = open_array(str(path_spec))
     if maps.ndim not in (2, 3) or maps.shape[-1] != maps.shape[-2] or maps.dtype.kind not in "fiu":
         raise ValueError(
             f"{name} must hold numbers of shape (size, size) or (maps, size, size), got {maps.dtype} {maps.shape}"
@@ -224,7 +224,7 @@ def _unlike_training(name: str, fields: np.ndarray) -> list[str]:
     ]
 
 
-def _open(spec: str) -> tuple[np.ndarray, str]:
+def open_array(spec: str) -> tuple[np.ndarray, str]:
     """An array, mapped into memory where it can be, and its name."""
     head, colon, tail = spec.rpartition(":")
     named = bool(colon) and not Path(spec).exists() and "/" not in tail and "\\" not in tail
