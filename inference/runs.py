@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.console import Console
 
-PROBLEMS = ("dust_cmb", "mass_mapping", "masked_map", "density_fields")
+PROBLEMS = ("dust_cmb", "mass_mapping", "masked_map", "density_fields", "cib_tsz")
 """Whose runs can be resumed: ``inference.NAME`` has a function ``resume(output, settings, quiet)``."""
 _MAX_ROWS = 16
 _SCALARS = ("preparation_seconds", "compile_seconds", "warmup_seconds", "sampling_seconds")

@@ -79,7 +79,9 @@ def train(
     maps: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of maps in the layout of CAMELS, for density_fields.", show_default="build/density_fields"
+            help="Folder of maps in the layout of CAMELS, for density_fields; of mocks, or a file of patches, for "
+            "cib_tsz and cib.",
+            show_default="build/density_fields, build/cib_tsz",
         ),
     ] = None,
     size: Annotated[
@@ -99,6 +101,8 @@ def train(
 
     only = {"start": start, "maps": maps, "size": size}
     given = [name for name, value in only.items() if value is not None]
+    if recipe in (Recipe.cib_tsz, Recipe.cib) and given == ["maps"]:
+        given = []
     if given and recipe is not Recipe.density_fields:
         typer.echo(f"Error: --{given[0]} is for density_fields, got {recipe.value}", err=True)
         raise typer.Exit(2)
@@ -235,6 +239,34 @@ def mock(
         typer.echo(f"Interrupted: the same command continues from the mocks in {folder}.", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"wrote {folder}")
+
+
+@app.command("agora")
+def agora(
+    cib: Annotated[Path, typer.Option(help="HEALPix map of the CIB at 150 GHz.")],
+    tsz: Annotated[Path, typer.Option(help="HEALPix map of Compton y.")],
+    output: Annotated[Path, typer.Option(help="File of patches, for train cib_tsz --maps.")] = Path("build/agora.npz"),
+    unit: Annotated[str, typer.Option(help="Of the CIB: Jy/sr, MJy/sr, K_CMB or muK_CMB.")] = "Jy/sr",
+    coordinates: Annotated[str, typer.Option(help="Of both maps: C, G or E.")] = "C",
+    unsaid: Annotated[
+        str | None, typer.Option(help="Coordinates of a map whose header says none.", show_default="refuse it")
+    ] = None,
+    separation: Annotated[float, typer.Option(min=0.1, help="Between patches [degrees].")] = 2.2,
+    latitude: Annotated[float, typer.Option(min=0.0, max=90.0, help="Least distance from the equator [deg].")] = 0.0,
+) -> None:
+    """Cut flat patches of CIB and tSZ at 150 GHz out of HEALPix maps, such as those of Agora, sources masked."""
+    from models.cib_tsz.agora import cut_patches, patch_centres, read_map, source_mask, write_patches
+    from models.cib_tsz.prior import CIB_TSZ
+
+    try:
+        maps = [read_map(path, kind, 150.0, coordinates, unsaid) for path, kind in ((cib, unit), (tsz, "y"))]
+        patches = cut_patches(maps, patch_centres(separation, latitude), mask=source_mask(maps[0]))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_patches(output, patches, CIB_TSZ.channels)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"wrote {len(patches)} patches to {output}")
 
 
 @app.callback(invoke_without_command=True)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from bayesdiff.networks import UNet, UNetConfig
-from bayesdiff.networks.unet import fold, unfold
+from bayesdiff.networks.unet import LinearAttention, fold, unfold
 
 CONFIG = UNetConfig(in_channels=2, out_channels=3, num_context=2, channels=(8, 8, 16), blocks=(1, 1, 1), embedding=16)
 LOG_SNR = jnp.array([1.0, -2.0])
@@ -98,3 +98,61 @@ def test_network_of_patches_is_shift_equivariant():
     assert network(fields(), LOG_SNR, CONTEXT).shape == (2, 16, 16, 3)
     assert shift_error(network, (8, 8)) < 1e-4
     assert shift_error(network, (1, 0)) > 1e-2
+
+
+def attended(layer: LinearAttention, h: np.ndarray) -> np.ndarray:
+    """Linear attention of one field (H, W, channels) by loops over heads and positions, without the input."""
+    height, width, channels = h.shape
+    size = channels // layer.heads
+    normed = np.asarray(layer.norm(h[None])[0]).reshape(-1, channels)
+    qkv = normed @ np.asarray(layer.qkv.kernel[...])
+    qkv = qkv.reshape(-1, 3, layer.heads, size)
+    out = np.zeros((height * width, layer.heads, size))
+    for head in range(layer.heads):
+        query, key, value = (qkv[:, part, head] for part in range(3))
+        key = np.exp(key) / np.exp(key).sum(axis=0)
+        query = np.exp(query) / np.exp(query).sum(axis=1, keepdims=True)
+        sums = sum(np.outer(key[p], value[p]) for p in range(len(key)))
+        for position in range(len(query)):
+            out[position, head] = query[position] @ sums
+    return (out.reshape(-1, channels) @ np.asarray(layer.out.kernel[...])).reshape(height, width, channels)
+
+
+def test_linear_attention_by_its_definition():
+    layer = LinearAttention(8, nnx.Rngs(0), heads=2)
+    layer.out.kernel[...] = jax.random.normal(jax.random.key(3), (8, 8))
+    h = jax.random.normal(jax.random.key(4), (1, 4, 6, 8))
+    np.testing.assert_allclose(layer(h)[0] - h[0], attended(layer, np.asarray(h[0])), atol=1e-5)
+
+
+def test_linear_attention_at_chosen_levels():
+    """It starts as nothing, keeps the symmetry, and every layer counts."""
+    config = replace(CONFIG, attention=False, linear_attention=(0, 1))
+    assert shift_error(perturbed(config), (4, 8)) < 1e-4
+    graph, params = nnx.split(UNet(config, nnx.Rngs(0)))
+    np.testing.assert_array_equal(nnx.merge(graph, params)(fields(), LOG_SNR, CONTEXT), 0.0)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    gradient = jax.grad(lambda params: jnp.sum(nnx.merge(graph, params)(fields(), LOG_SNR, CONTEXT) ** 2))(moved)
+    tree = nnx.to_pure_dict(gradient)
+    for part in ("linear_down", "linear_up"):
+        for layer in (0, 1):
+            assert float(jnp.abs(tree[part][layer]["out"]["kernel"]).max()) > 0.0
+
+
+def test_networks_without_linear_attention_have_the_weights_that_they_had():
+    """Names and start values do not change by what a network does not have."""
+    names = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state(CONFIG))}
+    assert not any("linear" in name for name in names)
+    more = state(replace(CONFIG, linear_attention=(0,)))
+    added = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(more)} - names
+    assert added
+    assert all("linear_down" in name or "linear_up" in name for name in added)
+
+
+def state(config: UNetConfig) -> dict:
+    return nnx.to_pure_dict(nnx.split(UNet(config, nnx.Rngs(0)))[1])
+
+
+def test_levels_of_linear_attention_must_exist():
+    with pytest.raises(ValueError, match="levels from 0 to 1, those above the lowest of 3, got"):
+        replace(CONFIG, linear_attention=(2,))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from typer.testing import CliRunner
 
-from validation.__main__ import app
-from validation.figures import Figure, above, below, between, report, stored
+from validation.__main__ import STUDIES, app
+from validation.figures import Figure, above, below, between, report, rows_in, stored
+from validation.tables import NOT_MEASURED, README, SYSTEMS, ours
 
 
 def test_a_figure_is_met_or_missed():
@@ -49,3 +51,23 @@ def test_a_readme_without_the_marks_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["readme", str(path), "--folder", str(tmp_path)])
     assert result.exit_code == 2
     assert path.read_text() == "nothing here"
+
+
+ENTRIES = [entry for system in SYSTEMS for entry in system.entries]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.study}: {entry.figure}")
+def test_every_published_figure_has_one_of_ours(entry, tmp_path):
+    assert entry.study in STUDIES
+    if entry.study in rows_in(README.read_text()):
+        assert ours(entry, tmp_path) != NOT_MEASURED
+
+
+def test_the_latest_figure_is_shown_beside_the_published_one(tmp_path):
+    entry = ENTRIES[0]
+    report(entry.study, [Figure(f"{entry.figure} of 3", 0.4321)], tmp_path)
+    assert ours(entry, tmp_path) == "0.432"
+    result = CliRunner().invoke(app, ["tables", "--folder", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "0.432" in result.output
+    assert SYSTEMS[0].source in result.output

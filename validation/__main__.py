@@ -106,5 +106,13 @@ def readme(
     path.write_text(f"{head}{begin}\n{markdown(ordered)}\n{end}{tail}")
 
 
+@app.command()
+def tables(folder: Annotated[Path, typer.Option(help="Where figures are stored.")] = RESULTS) -> None:
+    """Print the figures of the published systems beside ours."""
+    from validation.tables import tables
+
+    tables(folder)
+
+
 if __name__ == "__main__":
     app()

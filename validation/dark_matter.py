@@ -124,18 +124,23 @@ def correlations(truths: dict[str, Truths], draws: dict[str, np.ndarray]) -> lis
     table = Table("", *bands, title="Correlation with the truth, by |k| in fundamental modes")
     resolved = EDGES[1:] <= limit
     for recipe, some in truths.items():
-        one = correlation(draws[recipe][:, 0], some.field)
-        table.add_row(f"{recipe}: draws", *(f"{x:.3f}" for x in one))
-        table.add_row(f"{recipe}: draws, mass", *(f"{x:.3f}" for x in correlation(*masses(draws[recipe][:, 0], some))))
         bound = 0.9 if recipe == OWN else 0.8
-        figures.append(above(f"stars '{recipe}': smallest R(k) of a draw up to there", one[resolved].min(), bound))
+        mass = correlation(*masses(draws[recipe][:, 0], some))
+        logarithm = correlation(draws[recipe][:, 0], some.field)
+        for what, values in (("mass", mass), ("log mass", logarithm)):
+            table.add_row(f"{recipe}: draws, {what}", *(f"{x:.3f}" for x in values))
+            label = f"stars '{recipe}': smallest R(k) of a draw of the {what} up to there"
+            figures.append(above(label, values[resolved].min(), bound))
+            figures.append(Figure(f"stars '{recipe}': R(k) of a draw of the {what} at the largest scale", values[0]))
     own = draws[OWN]
     mean = correlation(own.mean(axis=1), truths[OWN].field)
-    table.add_row(f"{OWN}: posterior mean", *(f"{x:.3f}" for x in mean))
+    table.add_row(f"{OWN}: posterior mean, log mass", *(f"{x:.3f}" for x in mean))
     ratio = power_of(own[:, 0]).mean(axis=0) / power_of(truths[OWN].field).mean(axis=0)
     table.add_row(f"{OWN}: power of draws / truth", *(f"{x:.3f}" for x in ratio))
     Console(width=160).print(table)
-    figures.append(Figure(f"stars '{OWN}': smallest R(k) of the posterior mean up to there", mean[resolved].min()))
+    figures.append(
+        Figure(f"stars '{OWN}': smallest R(k) of the posterior mean, log mass, up to there", mean[resolved].min())
+    )
     figures.append(Figure(f"stars '{OWN}': largest |power of draws / truth - 1|, all bands", np.abs(ratio - 1).max()))
     return figures
 

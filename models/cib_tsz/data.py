@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.cib_tsz import emission, halos, mock, pressure
+from bayesdiff.fields.inputs import refuse_bad_values
+from models.cib_tsz import emission, halos, mock, pressure, treatment
 from models.draws import disjoint
 
 FOLDER = Path("build/cib_tsz")
@@ -29,7 +30,7 @@ class Foregrounds(NamedTuple):
     """Maps of some channels, split by mock.
 
     Attributes:
-        training: periodic maps, (mocks, C, n, n) [micro-K].
+        training: periodic maps, or patches, (num, C, n, n) [micro-K].
         held_out: the same of other mocks.
         channels: their names, in order.
     """
@@ -49,7 +50,7 @@ def recipe() -> dict[str, object]:
     """What the mocks of a set depend on."""
     constants = {
         name: value
-        for module in (mock, halos, emission, pressure)
+        for module in (mock, halos, emission, pressure, treatment)
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, int | float | tuple)
     }
@@ -87,16 +88,19 @@ def generate(num: int = NUM_MOCKS, folder: Path = FOLDER, seed: int = SEED, say:
 
 
 def load(channels: Sequence[str], folder: Path = FOLDER) -> Foregrounds:
-    """The maps of a set.
+    """The maps of a set, or of a file of patches.
 
     Args:
         channels: of :data:`models.cib_tsz.mock.CHANNELS`, in the order wanted.
-        folder: of the set.
+        folder: of the set; or a file of :func:`models.cib_tsz.agora.write_patches`.
 
     Raises:
         FileNotFoundError: there is no set, or one of fewer than six mocks.
-        ValueError: an unknown channel, or a mock that is damaged.
+        ValueError: an unknown channel, or a mock that is damaged; a file of other channels, of another order or of
+            other pixels, or with holes.
     """
+    if folder.is_file():
+        return _load_file(channels, folder)
     unknown = [name for name in channels if name not in mock.CHANNELS]
     if unknown:
         raise ValueError(f"channels must be among {', '.join(mock.CHANNELS)}, got {', '.join(unknown)}")
@@ -112,9 +116,30 @@ def load(channels: Sequence[str], folder: Path = FOLDER) -> Foregrounds:
         if fields.shape != (len(mock.CHANNELS), mock.SIZE, mock.SIZE) or not np.isfinite(fields).all():
             raise ValueError(f"{path} must hold finite maps {(len(mock.CHANNELS), mock.SIZE, mock.SIZE)}, got others")
         maps.append(fields[wanted])
-    split = len(paths) - max(1, round(len(paths) * HELD_OUT_SHARE))
-    stacked = np.stack(maps)
-    return Foregrounds(stacked[:split], stacked[split:], tuple(channels))
+    return _split(np.stack(maps), channels)
+
+
+def _load_file(channels: Sequence[str], path: Path) -> Foregrounds:
+    with np.load(path, allow_pickle=False) as file:
+        found = {name: file[name] for name in file.files}
+    missing = [name for name in ("patches", "channels", "pixel_arcmin") if name not in found]
+    if missing:
+        raise ValueError(f"{path} must hold patches, channels and pixel_arcmin, got {', '.join(found) or 'nothing'}")
+    names, patches = tuple(found["channels"].tolist()), found["patches"]
+    if names != tuple(channels):
+        raise ValueError(f"{path} must have the channels {', '.join(channels)} in this order, got {', '.join(names)}")
+    if float(found["pixel_arcmin"]) != mock.PIXEL_ARCMIN:
+        raise ValueError(f"pixels of {path} must be of {mock.PIXEL_ARCMIN} arcmin, got {float(found['pixel_arcmin'])}")
+    if patches.ndim != 4 or patches.shape[1:] != (len(names), PATCH_SIZE, PATCH_SIZE) or len(patches) < 6:
+        expected = ("at least 6", len(names), PATCH_SIZE, PATCH_SIZE)
+        raise ValueError(f"patches of {path} must have shape {expected}, got {patches.shape}")
+    refuse_bad_values(f"patches of {path}", patches)
+    return _split(patches, channels)
+
+
+def _split(maps: np.ndarray, channels: Sequence[str]) -> Foregrounds:
+    kept = len(maps) - max(1, round(len(maps) * HELD_OUT_SHARE))
+    return Foregrounds(maps[:kept], maps[kept:], tuple(channels))
 
 
 def _file(folder: Path, index: int) -> Path:

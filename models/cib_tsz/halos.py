@@ -8,7 +8,7 @@ through each slice (Limber), and M_500c of every M_200c. Masses are in solar mas
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def light_cone() -> LightCone:
         from colossus.lss import bias, mass_function
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("mocks of CIB and tSZ need colossus: pip install 'bayesdiff[simulations]'") from error
-    cosmos = cosmology.setCosmology(COSMOLOGY, persistence="")
+    cosmos: Any = cosmology.setCosmology(COSMOLOGY, persistence="")
     h = float(cosmos.h)
     ends = cosmos.comovingDistance(0.0, np.array(REDSHIFTS)) / h
     edges = np.linspace(ends[0], ends[1], NUM_SLICES + 1)
@@ -88,10 +88,10 @@ def light_cone() -> LightCone:
         columns["density"].append(per_bin * distance**2 * depth)
         columns["bias"].append(bias.haloBias(mass, slice_z, mdef="200c", model="tinker10"))
         c = concentration.concentration(mass, "200c", slice_z, model="diemer19")
-        m500, r500, _ = mass_defs.changeMassDefinition(mass, c, slice_z, "200c", "500c")
-        columns["m500"].append(m500 / h)
-        columns["r500"].append(r500 / 1e3 / h)
-        columns["r200"].append(mass_so.M_to_R(mass, slice_z, "200c") / 1e3 / h)
+        m500, r500 = mass_defs.changeMassDefinition(mass, c, slice_z, "200c", "500c")[:2]
+        columns["m500"].append(np.asarray(m500) / h)
+        columns["r500"].append(np.asarray(r500) / 1e3 / h)
+        columns["r200"].append(np.asarray(mass_so.M_to_R(mass, slice_z, "200c")) / 1e3 / h)
         k = (multipoles + 0.5) / distance / h
         columns["power"].append(cosmos.matterPowerSpectrum(k, slice_z) / h**3 / distance**2 / depth)
     tables = {name: np.stack(rows) for name, rows in columns.items()}

@@ -3,14 +3,11 @@ r"""Mock skies of CIB at 95, 150 and 857 GHz and tSZ at 150 GHz, with halos of o
 In each slice of the light cone a Gaussian field g has the power of the projected linear matter density. Halos of mass M
 are a Poisson sample of n(M) exp(b g - b^2 <g^2> / 2), a lognormal density of bias b(M). Every halo above 10^12.2 solar
 masses is there one by one: its galaxy and those of its satellites, each with its own luminosity and spectrum
-(:mod:`models.cib_tsz.emission`), and, above 10^12.7, the pressure of its gas (:mod:`models.cib_tsz.pressure`). The light
-of smaller halos, many in every pixel, is their mean under the same density with Gaussian shot noise.
+(:mod:`models.cib_tsz.emission`), and, above 10^12.7, the pressure of its gas (:mod:`models.cib_tsz.pressure`). The
+light of smaller halos, many in every pixel, is their mean under the same density with Gaussian shot noise.
 
-The sky is painted on a periodic grid of 256 x 256 pixels of 1 arcmin and treated as in Prabhu et al. (2025,
-arXiv:2506.09036): pixels of sources above 2 mJy at 150 GHz and discs about clusters of M_500c above 3e14 solar masses
-(3 to 5 theta_500c by mass, at least 10 arcmin) are filled with Gaussian values of the map's mean and standard deviation,
-and the maps are low-passed. They keep 128 x 128 pixels of 2 arcmin, where the published patches have 1.41 arcmin; the
-low-pass is at the same fraction of the Nyquist multipole, ell = 4,900 for their 7,000, with a soft edge.
+The sky is painted on a periodic grid of 256 x 256 pixels of 1 arcmin, masked and low-passed as in the published work
+(:mod:`models.cib_tsz.treatment`), and kept on 128 x 128 pixels of 2 arcmin.
 
 Not in the mock: slices are independent of one another, clusters are round, radio galaxies, lensing and the kinetic SZ
 effect are absent, nothing is nearer than z = 0.1.
@@ -25,8 +22,8 @@ import numpy as np
 
 from models.cib_tsz import emission, pressure
 from models.cib_tsz.halos import ARCMIN, LightCone, light_cone
+from models.cib_tsz.treatment import CIB_FREQUENCIES, Clusters, Sky, degrade, fill_masks, low_pass, multipoles
 
-CIB_FREQUENCIES = (95, 150, 857)
 CHANNELS = ("cib_95", "cib_150", "cib_857", "tsz_150")
 """Maps of a mock in their order, all in micro-K of CMB temperature."""
 SIZE, PIXEL_ARCMIN, OVERSAMPLING = 128, 2.0, 2
@@ -36,9 +33,6 @@ GROUP = 6
 LUMINOSITY_SCATTER, TEMPERATURE_SCATTER, INDEX_SCATTER, GAS_SCATTER = 0.4, 0.08, 0.15, 0.15
 """Of ln L, ln T and the spectral index (about 857 GHz) of a galaxy, and of ln y of a halo."""
 FLUX_CUT = 2e-3
-CLUSTER_MASS, LARGEST_MASS = 3e14, 1e15
-CLUSTER_RADII, SMALLEST_RADIUS = (3.0, 5.0), 10.0
-LOW_PASS = 4900.0
 SIZE_STEP = 0.08
 """Clusters whose ln theta_500 agree to this are painted with one profile."""
 
@@ -57,36 +51,6 @@ class Sources(NamedTuple):
     luminosity: np.ndarray
 
 
-class Clusters(NamedTuple):
-    """Halos with gas of a mock.
-
-    Attributes:
-        position: in pixels of the fine grid, (N, 2).
-        amplitude: of Compton y, sigma_T / (m_e c^2) P_500 R_500, (N,).
-        theta: theta_500c [rad], (N,).
-        m500: M_500c [solar masses], (N,).
-    """
-
-    position: np.ndarray
-    amplitude: np.ndarray
-    theta: np.ndarray
-    m500: np.ndarray
-
-
-class Sky(NamedTuple):
-    """A painted sky before masks and filter.
-
-    Attributes:
-        maps: channels of :data:`CHANNELS`, (4, n, n) [micro-K].
-        sources: galaxies above the flux cut, rows and columns, (N, 2).
-        clusters: all of its clusters.
-    """
-
-    maps: np.ndarray
-    sources: np.ndarray
-    clusters: Clusters
-
-
 def simulate(seed: int, index: int) -> np.ndarray:
     """Mock number ``index``: channels of :data:`CHANNELS`, periodic, (4, 128, 128) float32 [micro-K].
 
@@ -95,7 +59,8 @@ def simulate(seed: int, index: int) -> np.ndarray:
     """
     rng = np.random.default_rng([seed, index])
     sky = paint(rng)
-    return degrade(low_pass(fill_masks(rng, sky))).astype(np.float32)
+    pixel = PIXEL_ARCMIN / OVERSAMPLING * ARCMIN
+    return degrade(low_pass(fill_masks(rng, sky, pixel), pixel), OVERSAMPLING).astype(np.float32)
 
 
 def paint(rng: np.random.Generator) -> Sky:
@@ -106,8 +71,8 @@ def paint(rng: np.random.Generator) -> Sky:
     sources, clusters = [], []
     for number in range(len(cone.z)):
         g, variance = density(rng, cone, number, size, pixel)
-        faint += _faint_light(rng, cone, number, g, variance, pixel)
-        some, gas = _halos(rng, cone, number, g, variance, pixel)
+        faint += faint_light(rng, cone, number, g, variance, pixel)
+        some, gas = place_halos(rng, cone, number, g, variance, pixel)
         sources += some
         clusters.append(gas)
     points = Sources(*(np.concatenate(column) for column in zip(*sources, strict=True)))
@@ -141,12 +106,6 @@ def density(
     return np.fft.ifft2(np.sqrt(power) * white).real, float(power.mean())
 
 
-def multipoles(size: int, pixel: float) -> np.ndarray:
-    """Multipole of every mode of a square grid of ``pixel`` [rad], (size, size)."""
-    frequency = 2.0 * np.pi * np.fft.fftfreq(size, pixel)
-    return np.hypot(frequency[:, None], frequency[None, :])
-
-
 def luminosity_scale(cone: LightCone) -> float:
     """L_0: the flux [Jy] of unit luminosity at unit comoving distance [Mpc], from the mean CIB at 857 GHz."""
     mass = 10.0**cone.log_mass
@@ -165,7 +124,7 @@ def _flux_per_luminosity(cone: LightCone, nu: float, z: np.ndarray, temperature:
     return _scale() * emission.spectrum(nu, z, temperature) / (chi**2 * (1.0 + z))
 
 
-def _faint_light(
+def faint_light(
     rng: np.random.Generator, cone: LightCone, number: int, g: np.ndarray, variance: float, pixel: float
 ) -> np.ndarray:
     """Brightness [Jy/sr] of the halos too small to be there one by one, by frequency, (3, n, n)."""
@@ -182,7 +141,7 @@ def _faint_light(
     return np.array(per_luminosity)[:, None, None] * (light * bright + shot) / pixel**2
 
 
-def _halos(
+def place_halos(
     rng: np.random.Generator, cone: LightCone, number: int, g: np.ndarray, variance: float, pixel: float
 ) -> tuple[list[Sources], Clusters]:
     """The larger halos of a slice: galaxies with those of their satellites, and gas."""
@@ -253,53 +212,3 @@ def compton_y(clusters: Clusters, size: int, pixel: float) -> np.ndarray:
         points = np.bincount(cell[:, 0] * size + cell[:, 1], weights=weight, minlength=size**2).reshape(size, size)
         total += np.fft.rfft2(points) * theta**2 * pressure.transform(ell * theta)
     return np.fft.irfft2(total, s=(size, size)) / pixel**2
-
-
-def mask_of(sky: Sky) -> np.ndarray:
-    """Pixels to be filled, (n, n): those of bright sources, and discs about massive clusters."""
-    size = sky.maps.shape[-1]
-    masked = np.zeros((size, size), dtype=bool)
-    masked[sky.sources[:, 0], sky.sources[:, 1]] = True
-    pixel = PIXEL_ARCMIN / OVERSAMPLING
-    centres = np.arange(size) + 0.5
-    clusters = sky.clusters
-    for index in np.flatnonzero(clusters.m500 >= CLUSTER_MASS):
-        apart = np.abs(centres[:, None] - clusters.position[index])
-        rows, columns = (np.minimum(apart, size - apart) * pixel).T
-        radius = mask_radius(clusters.m500[index], clusters.theta[index] / ARCMIN)
-        masked |= np.hypot(rows[:, None], columns[None, :]) < radius
-    return masked
-
-
-def mask_radius(m500: float, theta_arcmin: float) -> float:
-    """Radius of the mask of a cluster [arcmin]: 3 theta_500c at 3e14 solar masses, 5 from 1e15 on, at least 10."""
-    share = np.clip(np.log(m500 / CLUSTER_MASS) / np.log(LARGEST_MASS / CLUSTER_MASS), 0.0, 1.0)
-    low, high = CLUSTER_RADII
-    return float(max((low + share * (high - low)) * theta_arcmin, SMALLEST_RADIUS))
-
-
-def fill_masks(rng: np.random.Generator, sky: Sky) -> np.ndarray:
-    """Maps whose masked pixels have Gaussian values of the mean and standard deviation of the whole map, (4, n, n).
-
-    The frequencies of the CIB share them, which would else lose their correlation there.
-    """
-    masked = mask_of(sky)
-    cib, tsz = rng.normal(size=(2, *masked.shape))
-    values = np.stack([cib] * len(CIB_FREQUENCIES) + [tsz])
-    mean, sd = (f(sky.maps[:, ~masked], axis=1)[:, None, None] for f in (np.mean, np.std))
-    return np.where(masked, mean + sd * values, sky.maps)
-
-
-def low_pass(maps: np.ndarray, pixel: float = PIXEL_ARCMIN / OVERSAMPLING * ARCMIN) -> np.ndarray:
-    """Maps (..., n, n) times exp(-(ell / 4900)^8) in Fourier space."""
-    transfer = np.exp(-((multipoles(maps.shape[-1], pixel) / LOW_PASS) ** 8))
-    return np.fft.ifft2(np.fft.fft2(maps) * transfer).real
-
-
-def degrade(maps: np.ndarray) -> np.ndarray:
-    """Low-passed maps on the coarse grid, without loss: their modes below its Nyquist multipole, (..., n / 2, n / 2)."""
-    size = maps.shape[-1] // OVERSAMPLING
-    modes = np.fft.fftshift(np.fft.fft2(maps), axes=(-2, -1))
-    low = (maps.shape[-1] - size) // 2
-    kept = np.fft.ifftshift(modes[..., low : low + size, low : low + size], axes=(-2, -1))
-    return np.fft.ifft2(kept).real / OVERSAMPLING**2

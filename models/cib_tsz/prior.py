@@ -35,7 +35,7 @@ from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows
 from models.cib_tsz.data import FOLDER, PATCH_SIZE, Foregrounds, load
 from models.cib_tsz.mock import PIXEL_ARCMIN
-from models.cib_tsz.scale import ENTRY, Scale, fit_scale
+from models.cib_tsz.scale import ENTRY, Scale, fit_scale, mean_spectra
 
 SCHEDULE = Sigmoid(clip=4.5e-5)
 """That of the paper (Jabri et al. 2022, start -3, end 3, tau 1), cut at a log-SNR of 10 to either side."""
@@ -88,7 +88,9 @@ def architecture(num_channels: int) -> UNetConfig:
 
 
 def training_patches(maps: Foregrounds, seed: int = 0) -> np.ndarray:
-    """Patches at random places of the training maps, (16 mocks, C, 64, 64) [micro-K]."""
+    """Patches (num, C, 64, 64) [micro-K]: 16 at random places of each training map, or the maps if they are patches."""
+    if maps.training.shape[-1] == PATCH_SIZE:
+        return maps.training
     rng = np.random.default_rng(seed)
     size = maps.training.shape[-1]
     corners = rng.integers(0, size, (len(maps.training), PATCHES_PER_MOCK, 2))
@@ -126,12 +128,13 @@ def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, scale: Scale, **card
     """The diffusion model around a denoiser; its card says how fields become maps, and holds ``card``."""
     reference = twin(denoiser)
     assert isinstance(reference, GaussianDenoiser)
+    height, width = reference.power.shape[-2:]
     entries = {ENTRY: scale.to_card(PIXEL_ARCMIN), **card}
     return DiffusionModel(
         denoiser=denoiser,
         schedule=SCHEDULE,
         noise=WhiteNoise(),
-        event_shape=(len(scale.channels), *(int(n) for n in reference.power.shape[-2:])),
+        event_shape=(len(scale.channels), int(height), int(width)),
         name="x",
         card=Card(entries),
     )
@@ -147,34 +150,44 @@ def twin_of(prior: DiffusionModel) -> DiffusionModel:
         noise=prior.noise,
         event_shape=prior.event_shape,
         name=prior.name,
-        card=Card({ENTRY: prior.card.entries[ENTRY]}),
+        card=Card({name: prior.card.entries[name] for name in (ENTRY, "spectra") if name in prior.card.entries}),
     )
 
 
-def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path, maps: Path = FOLDER) -> WienerDenoiser:
-    """Run the recipe, continuing from the checkpoint in ``folder``; ``maps`` is the folder of the mocks."""
-    windows, _ = training_set(kind, maps)
-    return train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
+def train_denoiser(kind: Kind, settings: TrainingSettings, checkpoints: Path, folder: Path = FOLDER) -> WienerDenoiser:
+    """Run the recipe on the mocks of ``folder``, or a file of patches, continuing from what ``checkpoints`` holds."""
+    windows, _ = training_set(kind, folder)
+    return train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, checkpoints)
+
+
+def provenance(maps: Path, num: int) -> dict[str, str]:
+    """What a card says of ``num`` training maps."""
+    if maps.is_file():
+        return {"provenance": f"{num} patches of {maps.name}, a fifth as many held out"}
+    return {
+        "provenance": f"{num} mocks of 4.3 degrees (python -m models mock), a fifth as many held out",
+        "limits": "halo model on independent lognormal slices, one cosmology, no radio sources; not the Agora maps",
+    }
 
 
 def publish(
-    kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, path: Path, maps: Path = FOLDER
+    kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, path: Path, folder: Path = FOLDER
 ) -> DiffusionModel:
     """Measure a trained prior and write it with its card."""
     from models.cib_tsz.quality import fit_rescaling, measured_quality
 
-    windows, scale = training_set(kind, maps)
+    windows, scale = training_set(kind, folder)
+    maps = load(kind.channels, folder)
     model = make_prior(
         denoiser,
         scale,
         title=kind.title,
+        spectra=np.round(mean_spectra(training_patches(maps)), 6).tolist(),
         unit="x is standardised and decorrelated; maps in micro-K of CMB temperature by the numbers of foregrounds",
-        provenance=f"{len(load(kind.channels, maps).training)} mocks of 4.3 degrees (python -m models mock), as many "
-        "others held out as a fifth of these",
-        limits="a mock of the halo model with Gaussian slices, one cosmology, no radio sources; not the Agora maps",
+        **provenance(folder, len(maps.training)),
         command=kind.command,
         training=settings_card(settings),
     )
     model = make_prior(denoiser, scale, **{**dict(model.card.entries), "rescaling": fit_rescaling(model, windows)})
-    model.save(path, quality=measured_quality(model, load(kind.channels, maps), windows))
+    model.save(path, quality=measured_quality(model, maps, windows))
     return load_model(path)

@@ -82,7 +82,7 @@ class Scale(NamedTuple):
         """Maps (..., C, H, W) in micro-K of u."""
         width = self.width[:, None, None]
         curved = np.where(width > 0, width, 1.0) * jnp.sinh(jnp.where(width > 0, u, 0.0))
-        return self.middle[:, None, None] + jnp.where(width > 0, curved, u)
+        return jnp.asarray(self.middle[:, None, None] + jnp.where(width > 0, curved, u))
 
     def to_card(self, pixel_arcmin: float) -> dict[str, Any]:
         """As it stands in a model's card."""
@@ -92,12 +92,7 @@ class Scale(NamedTuple):
                 "slopes": slopes}  # fmt: skip
 
     def _slopes(self, shape: Sequence[int]) -> jax.Array:
-        height, width = shape[-2:]
-        k = wavenumbers((height, width))[:, : width // 2 + 1]
-        positions = np.arange(self.slopes.shape[-1])
-        flat = self.slopes.reshape(-1, len(positions))
-        modes = np.stack([np.interp(k, positions, row) for row in flat])
-        return jnp.asarray(modes.reshape(*self.slopes.shape[:2], *k.shape))
+        return jnp.asarray(at_modes(self.slopes, shape)[..., : shape[-1] // 2 + 1])
 
 
 def fit_scale(patches: np.ndarray, channels: Sequence[str], linear: Sequence[str] = ()) -> Scale:
@@ -122,9 +117,7 @@ def fit_scale(patches: np.ndarray, channels: Sequence[str], linear: Sequence[str
     plain = Scale(tuple(channels), middle, width, np.zeros(num), np.ones(num), np.zeros((num, num, highest + 1)))
     u = np.asarray(plain.compress(patches))
     mean = u.mean(axis=(0, 2, 3))
-    parts = np.array_split(u, -(-len(u) // 256))
-    edges = np.arange(0.5, highest + 0.6)
-    power = sum(np.asarray(spectral_matrix(part, edges=edges).power).sum(axis=0) for part in parts) / len(u)
+    power = mean_spectra(u)[..., 1:]
     slopes = np.zeros((num, num, highest + 1))
     for i in range(1, num):
         for k in range(power.shape[-1]):
@@ -132,6 +125,28 @@ def fit_scale(patches: np.ndarray, channels: Sequence[str], linear: Sequence[str
     slopes[..., 0] = slopes[..., 1]
     fields = np.asarray(plain._replace(mean=mean, slopes=slopes).field(patches))
     return plain._replace(mean=mean, slopes=slopes, sd=fields.std(axis=(0, 2, 3)))
+
+
+def mean_spectra(patches: np.ndarray) -> np.ndarray:
+    """Auto- and cross-spectra of patches (num, C, n, n) at |k| = 0, 1, ... fundamental modes, (C, C, K).
+
+    That of the mean, k = 0, is given the power of the fundamental mode.
+    """
+    size = patches.shape[-1]
+    edges = np.arange(0.5, np.rint(wavenumbers((size, size)).max()) + 0.6)
+    total = np.zeros((patches.shape[1], patches.shape[1], len(edges) - 1))
+    for part in np.array_split(patches, -(-len(patches) // 256)):
+        total += np.asarray(spectral_matrix(part, edges=edges).power).sum(axis=0)
+    return np.concatenate([total[..., :1], total], axis=-1) / len(patches)
+
+
+def at_modes(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Values (..., K) at |k| = 0, 1, ... fundamental modes at every mode of ``fft2``, (..., H, W)."""
+    height, width = shape[-2:]
+    k = wavenumbers((height, width))
+    flat = values.reshape(-1, values.shape[-1])
+    modes = np.stack([np.interp(k, np.arange(values.shape[-1]), row) for row in flat])
+    return modes.reshape(*values.shape[:-1], height, width)
 
 
 def fit_asinh(values: np.ndarray, num: int = 100_000) -> tuple[float, float]:
