@@ -4,6 +4,8 @@ STAMP := .venv/.installed
 # One thread for each of the two test processes: more only compete for the same cores. A file goes to one of them whole,
 # which makes its fixtures and compiles its programs once.
 BOUNDED := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $(XLA_FLAGS)"
+# Many tests compile what another has compiled, in processes of their own that are killed and started again.
+CACHED := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint venv
@@ -15,7 +17,7 @@ demo: $(STAMP) ## Separate one simulated dust and CMB mixture; the report is run
 	$(PYTHON) -m inference dust_cmb --output runs/demo --overwrite
 
 test: lint ## Lint, types, import layers and every test that is not slow
-	$(BOUNDED) $(PYTHON) -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BOUNDED) $(CACHED) $(PYTHON) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## The slow tests alone
 	$(PYTHON) -m pytest -m slow

@@ -8,6 +8,7 @@ the discrete bound that the literature uses are judged on fewer fields, for what
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import arviz_stats
@@ -25,11 +26,12 @@ from models.density_fields.baselines import load_baselines, one_map_each
 from models.density_fields.data import PARAMETER_BOUNDS
 from models.density_fields.likelihood import plain_bound, recommended_bound, recommended_surrogate
 from models.density_fields.model import make_model
-from models.density_fields.power_spectrum import Moments, posterior_moments
+from models.density_fields.power_spectrum import Moments, PowerSpectrumBaseline, posterior_moments
 from models.density_fields.prior import NAME, load_fields
 from models.density_fields.regression import predict
 from validation.field_posteriors import (
     SURROGATE,
+    Estimate,
     Judged,
     Row,
     by_sampling,
@@ -41,6 +43,8 @@ from validation.figures import RESULTS, Figure, below
 
 NAMES = tuple(PARAMETER_BOUNDS)
 NUM_TIMES, NUM_TIMES_PLAIN = 16, 24
+OTHER_MAP = 7
+"""Of every simulation, in turn from its eighth: another slab, along another axis."""
 REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
 NUM_PLAIN, NUM_TWIN, NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 20, 20, 10, 10, 4, 20
 TEMPERED_TWIN, FIRST_TERMS_TWIN = 0.02, 0.1
@@ -48,9 +52,9 @@ NUM_TIMES_OF_ONE, NUM_TIMES_OF_ENGINES = 64, 4
 FULL_GRID = 2500 * 1000
 
 
-def held_out() -> tuple[np.ndarray, np.ndarray]:
+def held_out(offset: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """One field (1, 64, 64) of each held-out simulation, and its parameters."""
-    return one_map_each(load_fields().held_out)
+    return one_map_each(load_fields().held_out, offset)
 
 
 def surrogate(prior: bd.DiffusionModel, log_density: LogDensity, twin_exponent: float | None = None):
@@ -74,6 +78,7 @@ def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
     for i, name in enumerate(NAMES):
         errors = [np.sqrt(np.mean((Judged.of(r).mean[:, i] - truths[:, i]) ** 2)) for r in (recommended, spectrum)]
         figures.append(below(f"recommended: {name}: rms error over the power spectrum's", errors[0] / errors[1], 1.0))
+    figures += other_maps(baselines.power_spectrum, estimate, folder)
     network = gaussian_rows(predict(baselines.regression, fields), truths)
     figures += calibration_figures("regression network", network, truths, NAMES)
     for title, name, log_density, num in (
@@ -86,6 +91,21 @@ def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
         rows = posteriors(folder, title.replace(" ", "_"), estimate, fields[:num], truths[:num])
         figures += calibration_figures(title, rows, truths[:num], NAMES)
     print_summary(figures)
+    return figures
+
+
+def other_maps(baseline: PowerSpectrumBaseline, estimate: Estimate, folder: Path) -> list[Figure]:
+    """What of the coverage is the choice of maps: another map of every simulation, and the baseline on all of them."""
+    fields, truths = held_out(OTHER_MAP)
+    rows = posteriors(folder, "tempered_others", estimate, fields, truths)
+    figures = calibration_figures("recommended, other maps", rows, truths, NAMES, REQUIRED, coverage=True)
+    every = load_fields().held_out
+    truths = np.asarray(every.contexts, np.float64)
+    rows = gaussian_rows(posterior_moments(baseline, np.asarray(every.fields)), truths)
+    label = f"power spectrum and mean, all {len(rows)} maps"
+    for figure in calibration_figures(label, rows, truths, NAMES):
+        if "interval" in figure.name or "|z|" in figure.name:
+            figures.append(replace(figure, detail=False))
     return figures
 
 

@@ -41,7 +41,7 @@ ARCHITECTURE = UNetConfig(
     attention=False,
     patch=2,
 )
-SETTINGS = TrainingSettings(steps=4000)
+SETTINGS = TrainingSettings(steps=3200)
 
 
 def untrained_denoiser(pairs: PairedFields) -> WienerDenoiser:

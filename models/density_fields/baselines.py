@@ -77,10 +77,10 @@ def publish(baselines: Baselines, settings: TrainingSettings, path: Path = WEIGH
     return load_baselines(path)
 
 
-def one_map_each(fields: LabelledFields) -> tuple[np.ndarray, np.ndarray]:
-    """One field of every simulation, in turn each of its 15, and its parameters."""
+def one_map_each(fields: LabelledFields, offset: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """One field of every simulation, in turn each of its 15 from ``offset`` on, and its parameters."""
     simulation = np.arange(len(fields.fields) // MAPS_PER_SIMULATION)
-    chosen = MAPS_PER_SIMULATION * simulation + simulation % MAPS_PER_SIMULATION
+    chosen = MAPS_PER_SIMULATION * simulation + (simulation + offset) % MAPS_PER_SIMULATION
     return np.asarray(fields.fields)[chosen], np.asarray(fields.contexts, np.float64)[chosen]
 
 
