@@ -95,11 +95,12 @@ def maps_figure(observed: Observation, cib: np.ndarray, tsz: np.ndarray) -> Figu
 def spectra_figure(observed: Observation, cib: np.ndarray, tsz: np.ndarray) -> Figure:
     """Auto- and cross-spectra of the draws in bands, with the truth where it is known; arguments as `maps_figure`."""
     figure = new_figure(10.5, 3.2)
+    edges = EDGES[EDGES <= cib.shape[-1] / 2]
     truth = observed.truth
     pairs = ((cib, cib, "CIB", 1.0), (tsz, tsz, "tSZ", 1.0), (cib, tsz, "CIB x tSZ, sign turned", -1.0))
     names = (("cib", "cib"), ("tsz", "tsz"), ("cib", "tsz"))
     for axes, (a, b, label, sign), (first, second) in zip(figure.subplots(1, 3), pairs, names, strict=True):
-        found = bd.fields.cross_spectrum(a, b, edges=EDGES)
+        found = bd.fields.cross_spectrum(a, b, edges=edges)
         ell = np.asarray(found.centers) * 2.0 * np.pi / np.deg2rad(PIXEL_ARCMIN / 60.0) / a.shape[-1]
         # From power per mode to D_ell.
         factor = ell**2 / (2.0 * np.pi) * np.deg2rad(PIXEL_ARCMIN / 60.0) ** 2 * sign
@@ -109,7 +110,7 @@ def spectra_figure(observed: Observation, cib: np.ndarray, tsz: np.ndarray) -> F
         axes.plot(ell, np.median(power, axis=0), color="tab:blue", label="posterior")
         if truth is not None:
             one, other = (np.asarray(truth[name], dtype=np.float32) for name in (first, second))
-            true = np.asarray(bd.fields.cross_spectrum(one, other, edges=EDGES).power)[0] * factor
+            true = np.asarray(bd.fields.cross_spectrum(one, other, edges=edges).power)[0] * factor
             axes.plot(ell, true, color="black", linestyle="--", label="truth")
         axes.set_title(label)
         axes.set_xlabel(r"multipole $\ell$")

@@ -69,7 +69,7 @@ CIB = Kind(
     "cib-64",
     ("cib_95", "cib_150", "cib_857"),
     "CIB at 95, 150 and 857 GHz, 64 x 64 pixels of 2 arcmin, clusters and sources masked",
-    "python -m models train cib",
+    "python -m models train cib --steps 1400",
 )
 
 
