@@ -29,6 +29,8 @@ STUDIES = {
     "dust": ("denoising", "dust", "the prior of dust in white noise: draws, denoising, unknown noise level"),
     "dark_matter": ("dark_matter", "run", "dark matter reconstructed from the stars of held-out simulations"),
     "mass_mapping": ("mass_mapping", "run", "mass maps of a held-out simulation and of HST-COSMOS, against Wiener's"),
+    "cib_tsz": ("cib_tsz", "run", "the priors of CIB and tSZ: draws beside held-out mocks"),
+    "cib_tsz_amplitudes": ("cib_tsz", "amplitudes", "amplitudes of CIB and tSZ in simulated maps of two frequencies"),
     "grid": ("grid", "run", "the adaptive grid on the analytic twin: evidence, marginals and evaluations"),
     "emulator": ("emulator", "run", "the CMB emulator against CAMB, the flat sky against the curved one"),
     "prior": ("prior", "run", "draws of the shipped prior against its training maps"),
