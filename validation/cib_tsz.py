@@ -1,8 +1,8 @@
 """The priors of CIB and tSZ: draws beside held-out mocks, and amplitudes found in simulated maps of two frequencies.
 
 Statistics of draws are in units of the scatter from patch to patch, as in the published comparison (Prabhu et al.
-2025, arXiv:2506.09036), and beside those of Gaussian fields with the auto- and cross-spectra of the held-out maps, whose
-third and connected fourth moments are zero.
+2025, arXiv:2506.09036), and beside those of Gaussian fields with the auto- and cross-spectra of the held-out maps,
+whose third and connected fourth moments are zero.
 """
 
 from __future__ import annotations

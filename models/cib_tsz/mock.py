@@ -73,7 +73,7 @@ def paint(rng: np.random.Generator) -> Sky:
         g, variance = density(rng, cone, number, size, pixel)
         faint += faint_light(rng, cone, number, g, variance, pixel)
         some, gas = place_halos(rng, cone, number, g, variance, pixel)
-        sources += some
+        sources.append(some)
         clusters.append(gas)
     points = Sources(*(np.concatenate(column) for column in zip(*sources, strict=True)))
     found = Clusters(*(np.concatenate(column) for column in zip(*clusters, strict=True)))
@@ -143,10 +143,47 @@ def faint_light(
 
 def place_halos(
     rng: np.random.Generator, cone: LightCone, number: int, g: np.ndarray, variance: float, pixel: float
-) -> tuple[list[Sources], Clusters]:
-    """The larger halos of a slice: galaxies with those of their satellites, and gas."""
-    size = len(g)
+) -> tuple[Sources, Clusters]:
+    """The larger halos of a slice: galaxies with those of their satellites, and gas.
+
+    Args:
+        rng: of all random numbers.
+        cone: tables of the light cone.
+        number: of the slice.
+        g: its Gaussian density contrast, (n, n).
+        variance: of that.
+        pixel: side of a pixel [rad].
+    """
     large = np.flatnonzero(cone.log_mass >= LOG_SMALLEST)
+    log_mass, position = _sample(rng, cone, number, large, g, variance, pixel)
+    mass, z = 10.0**log_mass, float(cone.z[number])
+    number_of, light_of = emission.satellites(10.0 ** cone.log_mass[large])
+    mean_number = np.interp(log_mass, cone.log_mass[large], number_of)
+    host = np.repeat(np.arange(len(mass)), rng.poisson(mean_number))
+    mean_light = np.exp(np.interp(log_mass, cone.log_mass[large], np.log(light_of))) / mean_number
+    r200 = cone.angle(_at(cone, cone.r200[number], log_mass), number) / pixel
+    places = np.concatenate([position, position[host] + _inside(rng, len(host)) * r200[host, None]])
+    light = np.concatenate([emission.galaxy_luminosity(mass), mean_light[host]]) * emission.evolution(np.array(z))
+    light *= _lognormal(rng, LUMINOSITY_SCATTER, len(light))
+    gas = log_mass >= LOG_SMALLEST_GAS
+    m500 = _at(cone, cone.m500[number], log_mass[gas])
+    r500 = _at(cone, cone.r500[number], log_mass[gas])
+    amplitude = pressure.amplitude(m500, r500, cone.efunc[number], cone.h) * _lognormal(rng, GAS_SCATTER, len(m500))
+    clusters = Clusters(position[gas], amplitude, cone.angle(r500, number), m500)
+    return Sources(places, np.full(len(places), z), light), clusters
+
+
+def _sample(
+    rng: np.random.Generator,
+    cone: LightCone,
+    number: int,
+    large: np.ndarray,
+    g: np.ndarray,
+    variance: float,
+    pixel: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masses log10 M_200c (N,) and positions (N, 2) of the halos of the mass bins ``large``."""
+    size, step = len(g), cone.log_mass[1] - cone.log_mass[0]
     log_mass, position = [], []
     for group in np.split(large, np.arange(GROUP, len(large), GROUP)):
         expected = cone.density[number, group] * (size * pixel) ** 2
@@ -159,27 +196,9 @@ def place_halos(
         within = rng.uniform(size=(found, 2))
         position.append(np.stack(np.unravel_index(np.minimum(cell, size**2 - 1), g.shape), axis=1) + within)
         edges = np.append(0.0, np.cumsum(expected))
-        lower = cone.log_mass[group[0]] - 0.5 * (cone.log_mass[1] - cone.log_mass[0])
-        positions = lower + (cone.log_mass[1] - cone.log_mass[0]) * np.arange(len(edges))
+        positions = cone.log_mass[group[0]] + step * (np.arange(len(edges)) - 0.5)
         log_mass.append(np.interp(rng.uniform(0.0, edges[-1], found), edges, positions))
-    log_mass, position = np.concatenate(log_mass), np.concatenate(position)
-    mass, z = 10.0**log_mass, float(cone.z[number])
-    number_of, light_of = emission.satellites(10.0 ** cone.log_mass[large])
-    mean_number = np.interp(log_mass, cone.log_mass[large], number_of)
-    sat_number = rng.poisson(mean_number)
-    host = np.repeat(np.arange(len(mass)), sat_number)
-    mean_light = np.exp(np.interp(log_mass, cone.log_mass[large], np.log(light_of))) / mean_number
-    r200 = cone.angle(_at(cone, cone.r200[number], log_mass), number) / pixel
-    sat_position = position[host] + _inside(rng, len(host)) * r200[host, None]
-    places = np.concatenate([position, sat_position])
-    light = np.concatenate([emission.galaxy_luminosity(mass), mean_light[host]]) * emission.evolution(np.array(z))
-    light *= _lognormal(rng, LUMINOSITY_SCATTER, len(light))
-    gas = log_mass >= LOG_SMALLEST_GAS
-    m500 = _at(cone, cone.m500[number], log_mass[gas])
-    r500 = _at(cone, cone.r500[number], log_mass[gas])
-    amplitude = pressure.amplitude(m500, r500, cone.efunc[number], cone.h) * _lognormal(rng, GAS_SCATTER, len(m500))
-    clusters = Clusters(position[gas], amplitude, cone.angle(r500, number), m500)
-    return [Sources(places, np.full(len(places), z), light)], clusters
+    return np.concatenate(log_mass), np.concatenate(position)
 
 
 def _at(cone: LightCone, column: np.ndarray, log_mass: np.ndarray) -> np.ndarray:
