@@ -326,13 +326,16 @@ def test_draws_are_rescaled_by_the_factors_of_the_card():
     model = linear_twin()
     with pytest.raises(ValueError, match="card holds the factors of rescaling, got one without"):
         quality.draw_maps(model, 2, rescale=True)
-    entry = {"edges": [0.5, 3.5, 12.0], "factors": [[2.0, 1.0], [1.0, 0.5]]}
+    training = correlated(50) * np.array([2.0, 0.5])[:, None, None]
+    entry = quality.fit_rescaling(model, training, num=64)
     model = replace(model, card=Card({**model.card.entries, "rescaling": entry}))
-    fields = np.random.default_rng(0).normal(size=(3, 2, SIZE, SIZE)).astype(np.float32)
-    ratio = np.abs(np.fft.fft2(quality.rescaled(fields, model)) / np.fft.fft2(fields))
-    np.testing.assert_allclose(ratio[:, 0, 0, 2], 2.0, rtol=1e-3)
-    np.testing.assert_allclose(ratio[:, 0, 0, 5], 1.0, rtol=1e-3)
-    np.testing.assert_allclose(ratio[:, 1, 0, 5], 0.5, rtol=1e-3)
+    # The draws that the factors were found from have, rescaled, the variance of the training maps.
+    plain, drawn = (quality.draw_maps(model, 64, seed=100, rescale=rescale) for rescale in (False, True))
+    np.testing.assert_allclose(drawn.std(axis=(0, 2, 3)), training.std(axis=(0, 2, 3)), rtol=0.02)
+    assert np.all(np.abs(plain.std(axis=(0, 2, 3)) / training.std(axis=(0, 2, 3)) - 1.0) > 0.1)
+    mean = training.mean(axis=(0, 2, 3))[:, None, None]
+    factors = np.array(entry["factors"])[:, None, None]
+    np.testing.assert_allclose(drawn - mean, factors * (plain - mean), atol=1e-3)
 
 
 def test_the_same_fields_do_not_differ_and_brighter_ones_do():
@@ -370,7 +373,7 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(tmp_path: Path, monk
     monkeypatch.setattr(prior, "architecture", lambda channels: small)
     for name in ("NUM_MEASURED", "NUM_NEAREST"):
         monkeypatch.setattr(quality, name, 4)
-    monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed=0: np.asarray(
+    monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed=0, num_steps=0: np.asarray(
         jax.random.normal(jax.random.key(seed), (num, *model.event_shape))))  # fmt: skip
     arguments = ["train", "cib_tsz", "--steps", "1", "--folder", str(tmp_path / "run"), "--output", str(tmp_path / "m")]
     result = CliRunner().invoke(models_app, arguments)

@@ -188,6 +188,8 @@ def publish(
         command=kind.command,
         training=settings_card(settings),
     )
-    model = make_prior(denoiser, scale, **{**dict(model.card.entries), "rescaling": fit_rescaling(model, windows)})
+    model = make_prior(
+        denoiser, scale, **{**dict(model.card.entries), "rescaling": fit_rescaling(model, training_patches(maps))}
+    )
     model.save(path, quality=measured_quality(model, maps, windows))
     return load_model(path)

@@ -116,7 +116,7 @@ def fit_scale(patches: np.ndarray, channels: Sequence[str], linear: Sequence[str
     highest = int(np.rint(wavenumbers((size, size)).max()))
     plain = Scale(tuple(channels), middle, width, np.zeros(num), np.ones(num), np.zeros((num, num, highest + 1)))
     u = np.asarray(plain.compress(patches))
-    mean = u.mean(axis=(0, 2, 3))
+    mean = u.mean(axis=(0, 2, 3), dtype=np.float64)
     power = mean_spectra(u)[..., 1:]
     slopes = np.zeros((num, num, highest + 1))
     for i in range(1, num):
@@ -124,7 +124,7 @@ def fit_scale(patches: np.ndarray, channels: Sequence[str], linear: Sequence[str
             slopes[i, :i, k + 1] = np.linalg.solve(power[:i, :i, k], power[:i, i, k])
     slopes[..., 0] = slopes[..., 1]
     fields = np.asarray(plain._replace(mean=mean, slopes=slopes).field(patches))
-    return plain._replace(mean=mean, slopes=slopes, sd=fields.std(axis=(0, 2, 3)))
+    return plain._replace(mean=mean, slopes=slopes, sd=fields.std(axis=(0, 2, 3), dtype=np.float64))
 
 
 def mean_spectra(patches: np.ndarray) -> np.ndarray:
