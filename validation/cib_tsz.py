@@ -44,7 +44,7 @@ from models.draws import BAND_EDGES, draw_fields
 from validation.field_posteriors import Row, calibration_figures, posteriors, row
 from validation.figures import RESULTS, Figure, below
 
-NUM_DRAWS = 256
+NUM_DRAWS = 512
 FOLDER = RESULTS / "cib_tsz"
 NAMES = ("A_cib", "A_tsz")
 NUM_SPECTRA, NUM_TWIN, MANY_STEPS = 64, 6, 24
@@ -60,7 +60,7 @@ def run() -> list[Figure]:
 def draws_of(kind: Kind, moments: bool) -> list[Figure]:
     """Spectra and correlations of draws, as they are and rescaled; stacked profiles, third and fourth moments."""
     model, held_out = bd.load_pretrained(kind.name), load(kind.channels).patches()
-    fields = draw_fields(model, NUM_DRAWS, num_steps=NUM_STEPS)
+    fields = kept_draws(model, kind)
     drawn = to_maps(fields, model)
     draw_generated(drawn, held_out, kind.channels, FOLDER / f"{kind.name}.png", kind.title)
     gaussian = np.asarray(bd.fields.matched_gaussian(jax.random.key(5), held_out, NUM_DRAWS))
@@ -75,6 +75,15 @@ def draws_of(kind: Kind, moments: bool) -> list[Figure]:
     ratio = memory["nearest_patch_draws"] / memory["nearest_patch_held_out"]
     name = f"{kind.name}: median distance to the nearest training patch, draws over held-out patches (card)"
     return [*figures, Figure(name, ratio)]
+
+
+def kept_draws(model: bd.DiffusionModel, kind: Kind) -> np.ndarray:
+    """Standardised draws of a prior, from disk where they are there."""
+    path = FOLDER / f"{kind.name}-{model.fingerprint()[:12]}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, draw_fields(model, NUM_DRAWS, num_steps=NUM_STEPS))
+    return np.load(path, allow_pickle=False)
 
 
 def spectra_figures(kind: Kind, drawn: np.ndarray, held_out: np.ndarray, required: bool) -> list[Figure]:
