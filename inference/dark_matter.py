@@ -62,16 +62,15 @@ def dark_matter(
         ),
     ] = None,
     radius: Annotated[float, typer.Option(help="Of the discs [Mpc/h].", rich_help_panel=_INFERENCE)] = 3.0,
-    num_draws: Annotated[int, typer.Option(min=40, help="Draws of the field.", rich_help_panel=_INFERENCE)] = 200,
+    num_draws: Annotated[int, typer.Option(min=40, help="Draws of the field.", rich_help_panel=_INFERENCE)] = 600,
     cosmology: Annotated[
-        int,
+        bool,
         typer.Option(
-            min=0,
-            help="Draws of the field whose (Omega_m, sigma_8) are inferred, by the emulator of density_fields: the "
-            "cosmology that the stars tell. About ten seconds each; 0 for none.",
+            help="Infer Omega_m and sigma_8 with each field, from its power spectrum and mean.",
+            show_default="where the map has the 64 x 64 pixels of the training",
             rich_help_panel=_INFERENCE,
         ),
-    ] = 4,
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of every random number.", rich_help_panel=_INFERENCE)] = 0,
     output: Annotated[Path, typer.Option(help="Folder for the results.", rich_help_panel=_OUTPUT)] = Path(
         "runs/dark_matter"
@@ -108,18 +107,13 @@ def dark_matter(
             else read_stars(stars_file, PIXEL if pixel_mpc_h is None else pixel_mpc_h)
         )
         discs = choose_discs(observed.stars, region, radius)
-        if cosmology and observed.stars.shape != reconstruction.event_shape[-2:]:
-            raise ValueError(
-                f"the emulator of cosmology knows maps of {reconstruction.event_shape[-2:]} pixels, got "
-                f"{observed.stars.shape}: give --cosmology 0"
-            )
         clear_output(output)
     console.print(f"Observation: {observed.description}", markup=False, soft_wrap=True)
     settings = {
         "model": model,
         "model_hash": reconstruction.fingerprint(),
         "num_draws": num_draws,
-        "cosmology": cosmology,
+        "cosmology": cosmology and observed.stars.shape == reconstruction.event_shape[-2:],
         "seed": seed,
         "command": command_line(),
     }

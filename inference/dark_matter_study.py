@@ -18,14 +18,16 @@ import bayesdiff as bd
 from bayesdiff.reporting import Picture
 from inference.folder import save
 from inference.study import far_from_truth
-from models.dark_matter.model import cosmology_given, draw
+from models.dark_matter.model import draw, draw_joint
 from models.dark_matter.pictures import MAPS_CAPTION, SPECTRA_CAPTION, Reconstruction, maps_figure, spectra_figure
 from models.dark_matter.prior import scales_of
 from models.dark_matter.regions import mass_in
+from models.density_fields.baselines import load_baselines, scale_of
 from models.density_fields.data import PARAMETER_BOUNDS
 
 if TYPE_CHECKING:
     from models.dark_matter.observation import Stars
+    from models.density_fields.power_spectrum import PowerSpectrumBaseline
 
 NUM_CHAINS, CHUNK = 4, 20
 
@@ -51,54 +53,65 @@ def run(
         log10 of the surface density, in ``fields`` and what is known of the truth in ``truth``. Interrupted after the
         first draws it holds those and says so in ``status``.
     """
-    field_key, cosmology_key = jax.random.split(jax.random.key(settings["seed"]))
+    key = jax.random.key(settings["seed"])
+    spectrum = load_spectrum(reconstruction) if settings["cosmology"] else None
     fields: list[np.ndarray] = []
-    cosmologies: list[xr.DataTree] = []
+    parameters: list[np.ndarray] = []
     status, chunks = "complete", -(-settings["num_draws"] // CHUNK)
     try:
         with Progress(disable=not progress) as bar:
             for index in bar.track(range(chunks), description="Dark matter"):
-                fields.append(draw(jax.random.fold_in(field_key, index), reconstruction, observed.stars, CHUNK))
-            if settings["cosmology"]:
-                emulator = bd.load_pretrained("density-fields-64")
-                found = cosmology_given(
-                    cosmology_key, reconstruction, emulator, observed.stars, settings["cosmology"], progress=False
-                )
-                cosmologies.extend(bar.track(found, total=settings["cosmology"], description="Cosmology"))
+                one = jax.random.fold_in(key, index)
+                if spectrum is None:
+                    drawn = draw(one, reconstruction, observed.stars, CHUNK)
+                else:
+                    drawn, cosmologies = draw_joint(one, reconstruction, spectrum, observed.stars, CHUNK)
+                    parameters.append(cosmologies)
+                fields.append(drawn)
     except KeyboardInterrupt:
         if not fields:
             raise
         status = "interrupted"
+    num = min(settings["num_draws"], CHUNK * len(fields)) // NUM_CHAINS * NUM_CHAINS
     scale = scales_of(reconstruction).density
-    logs = scale.mean + scale.sd * np.concatenate(fields)[: settings["num_draws"] // NUM_CHAINS * NUM_CHAINS]
-    logs = logs.reshape(NUM_CHAINS, -1, *logs.shape[1:])
-    return _result(logs, observed, discs, cosmologies, settings | {"status": status})
+    logs = scale.mean + scale.sd * np.concatenate(fields)[:num]
+    thetas = np.concatenate(parameters)[:num] if parameters else np.zeros((num, 0))
+    return _result(logs, thetas, observed, discs, settings | {"status": status})
+
+
+def load_spectrum(reconstruction: bd.DiffusionModel) -> PowerSpectrumBaseline:
+    """The likelihood of a field's spectrum and mean.
+
+    Raises:
+        ValueError: it knows fields of another standardisation than the reconstruction's.
+    """
+    theirs, ours = scale_of(), scales_of(reconstruction).density
+    if not np.allclose(theirs, ours, rtol=1e-6):
+        raise ValueError(
+            f"the spectrum's likelihood knows fields of the scale {theirs}, the reconstruction has {ours}: give "
+            "--no-cosmology"
+        )
+    return load_baselines().power_spectrum
 
 
 def _result(
     logs: np.ndarray,
+    thetas: np.ndarray,
     observed: Stars,
     discs: dict[str, np.ndarray],
-    cosmologies: list[xr.DataTree],
     settings: dict[str, Any],
 ) -> xr.DataTree:
-    """The result of draws (chain, draw, 1, H, W) of log10 of the surface density."""
+    """The result of draws (num, 1, H, W) of log10 of the surface density, and of (num, 0 or 2) parameters."""
     dims = ("chain", "draw")
+    logs, thetas = (x.reshape(NUM_CHAINS, len(x) // NUM_CHAINS, *x.shape[1:]) for x in (logs, thetas))
     posterior = {f"log10_mass_{n}": (dims, np.log10(mass_in(10.0 ** logs[:, :, 0], r))) for n, r in discs.items()}
+    posterior |= {name: (dims, thetas[..., i]) for i, name in enumerate(PARAMETER_BOUNDS) if thetas.shape[-1]}
     truth: dict[str, Any] = {}
     if observed.density is not None:
         truth = {f"log10_mass_{n}": np.log10(float(mass_in(observed.density, r))) for n, r in discs.items()}
         truth["dark_matter"] = (("channel", "row", "column"), np.log10(observed.density)[None])
-    if cosmologies:
-        num = logs.shape[1]
-        for name in PARAMETER_BOUNDS:
-            pooled = np.concatenate([np.ravel(np.asarray(run["posterior"][name])) for run in cosmologies])
-            # In an order in which every chain has draws of every field, as it has of every mass.
-            mixed = np.random.default_rng(0).permutation(pooled)[: NUM_CHAINS * num]
-            posterior[name] = (dims, np.resize(mixed, (NUM_CHAINS, num)))
-        truth |= observed.parameters or {}
+        truth |= (observed.parameters or {}) if thetas.shape[-1] else {}
     fields = xr.Dataset({"dark_matter": ((*dims, "channel", "row", "column"), logs.astype(np.float32))})
-    accepted = all(bool(run.attrs["surrogate_converged"]) for run in cosmologies)
     data = xr.DataTree.from_dict({
         "posterior": xr.Dataset(posterior),
         "fields": fields,
@@ -108,26 +121,9 @@ def _result(
     data.attrs |= {
         "algorithm": "independent draws of the reconstruction",
         "settings": json.dumps(settings),
-        "surrogate_converged": int(accepted),
-        "notes": json.dumps(_notes(cosmologies)),
         **{name: settings[name] for name in ("status", "command", "seed", "model_hash")},
     }
     return data
-
-
-def _notes(cosmologies: list[xr.DataTree]) -> list[str]:
-    """How well a posterior that is the mean over a few drawn fields is known."""
-    if len(cosmologies) < 2:
-        return []
-    errors = []
-    for name in PARAMETER_BOUNDS:
-        draws = np.stack([np.ravel(np.asarray(run["posterior"][name])) for run in cosmologies])
-        error = draws.mean(axis=1).std(ddof=1) / np.sqrt(len(draws))
-        errors.append(f"{error / draws.std():.2f} of {name}")
-    return [
-        f"The cosmology is the mean over {len(cosmologies)} drawn fields, whose posteriors differ: the Monte Carlo "
-        f"error of its means is {' and '.join(errors)}, in posterior standard deviations."
-    ]
 
 
 def write_results(data: xr.DataTree, observed: Stars, discs: dict[str, np.ndarray], output: Path) -> Path:
@@ -141,7 +137,7 @@ def write_results(data: xr.DataTree, observed: Stars, discs: dict[str, np.ndarra
         output,
         title=f"Dark matter from stars: {observed.description}",
         bounds=bounds_of(data),
-        notes=(*far_from_truth(data), *json.loads(data.attrs["notes"])),
+        notes=far_from_truth(data),
         pictures=(
             Picture("maps", "Maps", lambda: maps_figure([row], list(discs.values())), MAPS_CAPTION),
             Picture("spectra", "Spectra", lambda: spectra_figure(row), SPECTRA_CAPTION),

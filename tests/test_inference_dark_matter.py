@@ -15,6 +15,7 @@ from bayesdiff.diffusion.reconstruction import LinearReconstruction
 from inference.__main__ import app
 from models.dark_matter import prior
 from models.dark_matter.data import Scales, StellarScale
+from models.density_fields.baselines import scale_of
 from models.density_fields.data import Standardisation
 
 SIZE = 64
@@ -31,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     linear = LinearReconstruction(
         jnp.linspace(1.0, -6.0, 8), jnp.zeros((2, 8)).at[1].set(0.7), jnp.asarray(0.0), jnp.zeros(2), (SIZE, SIZE)
     )
-    scales = Scales(Standardisation(11.0, 0.4), StellarScale(1.0, (0.0, 0.0), (1.0, 1.0)))
+    scales = Scales(scale_of(), StellarScale(1.0, (0.0, 0.0), (1.0, 1.0)))
     folder = tmp_path_factory.mktemp("model")
     prior.make_prior(linear, scales).save(folder)
     return folder
@@ -46,7 +47,7 @@ def stars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(model: Path, stars: Path, output: Path, *more: object):
-    options = ("--num-draws", 40, "--cosmology", 0, "--quiet")
+    options = ("--num-draws", 40, "--no-cosmology", "--quiet")
     return run("dark_matter", "--model", model, "--stars", stars, *options, "--output", output, *more)
 
 
@@ -83,26 +84,12 @@ def test_what_was_drawn_is_kept_when_it_is_interrupted(model, stars, tmp_path, m
     assert data["fields"]["dark_matter"].shape[:2] == (4, 5)
 
 
-def test_cosmology_is_pooled_over_fields_and_its_error_is_told(model, stars, tmp_path, monkeypatch) -> None:
-    def posterior(index: int) -> xr.DataTree:
-        rng = np.random.default_rng(index)
-        centres = {"Omega_m": 0.3, "sigma_8": 0.8}
-        values = {
-            name: (("chain", "draw"), rng.normal(centre + 0.1 * index, 0.02, (4, 50)))
-            for name, centre in centres.items()
-        }
-        data = xr.DataTree.from_dict({"posterior": xr.Dataset(values)})
-        data.attrs["surrogate_converged"] = 1
-        return data
-
-    monkeypatch.setattr(study.bd, "load_pretrained", lambda name: None, raising=False)
-    monkeypatch.setattr(study, "cosmology_given", lambda *args, **kwargs: iter([posterior(0), posterior(1)]))
-    result = short(model, stars, tmp_path / "run", "--cosmology", 2)
+def test_every_field_has_its_cosmology(model, stars, tmp_path) -> None:
+    result = short(model, stars, tmp_path / "run", "--cosmology")
     assert result.exit_code in (0, 3), result.output
-    data = xr.open_datatree(tmp_path / "run" / "posterior.zarr", engine="zarr")
-    assert float(data["posterior"]["Omega_m"].mean()) == pytest.approx(0.35, abs=0.03)
-    # Two fields 0.1 apart: the error of their mean is 0.05, as large as the scatter of the pooled draws.
-    assert "mean over 2 drawn fields" in (tmp_path / "run" / "report.html").read_text()
+    posterior = xr.open_datatree(tmp_path / "run" / "posterior.zarr", engine="zarr")["posterior"].to_dataset()
+    assert posterior["Omega_m"].shape == (4, 10)
+    assert ((posterior["sigma_8"] >= 0.6) & (posterior["sigma_8"] <= 1.0)).all()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +124,13 @@ def test_bad_maps_are_one_sentence(model, tmp_path) -> None:
 def test_wide_maps_have_draws_and_no_cosmology(model, tmp_path) -> None:
     path = tmp_path / "stars.npy"
     np.save(path, np.random.default_rng(1).poisson(0.3, (SIZE, 2 * SIZE)).astype(np.float32))
-    result = short(model, path, tmp_path / "run", "--cosmology", 2)
+    result = short(model, path, tmp_path / "run", "--cosmology")
+    assert result.exit_code in (0, 3), result.output
+    assert "Omega_m" not in result.output
+
+
+def test_cosmology_of_another_scale_is_refused(model, stars, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(study, "scale_of", lambda: Standardisation(1.0, 2.0))
+    result = short(model, stars, tmp_path / "run", "--cosmology")
     assert result.exit_code == 2
-    assert "give --cosmology 0" in result.output
-    assert short(model, path, tmp_path / "run").exit_code in (0, 3)
+    assert "give --no-cosmology" in " ".join(result.output.split())

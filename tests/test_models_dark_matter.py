@@ -10,17 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.infer import Predictive
+from numpyro.infer.util import log_density
 
 pytest.importorskip("jaxpm", reason="needs JaxPM: pip install -e '.[simulations]'")
 
 import bayesdiff as bd
+from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.diffusion.reconstruction import fit_linear_reconstruction
 from models.dark_matter import prior, sets, stars
 from models.dark_matter.data import Pairs, Scales, StellarScale, check_stars, load_pairs
-from models.dark_matter.model import draw, make_model
+from models.dark_matter.model import draw, make_joint_model, make_model
 from models.dark_matter.pictures import Reconstruction, maps_figure, spectra_figure
 from models.dark_matter.quality import reconstruction_errors
 from models.dark_matter.regions import disc, mass_in
+from models.density_fields.baselines import load_baselines
 from models.density_fields.data import MAPS_PER_SIMULATION, PIXEL
+from models.density_fields.power_spectrum import draw_parameters, posterior_moments
 from models.density_fields.sets import simulation_set
 from models.density_fields.simulator import Settings
 
@@ -66,6 +71,7 @@ def test_density_mesh_has_all_mass_and_is_even_without_displacement() -> None:
     assert float(moved.mean()) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_set_of_stars_continues_and_is_assembled(tmp_path: Path) -> None:
     chosen = simulation_set("LH", 3)
     said: list[str] = []
@@ -164,6 +170,7 @@ def test_mass_in_regions() -> None:
         mass_in(density, np.ones((32, 32), bool))
 
 
+@pytest.mark.slow
 def test_the_recipe_ends_in_a_model_that_reconstructs(
     pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,8 +189,20 @@ def test_the_recipe_ends_in_a_model_that_reconstructs(
     assert ours.shape == (6, 1, 64, 64)
     assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
 
-    predicted = Predictive(make_model(model, held_out.stars[0]), num_samples=1)(jax.random.key(1))
-    density = prior.scales_of(model).density.surface_density(predicted["x"])
+
+def test_a_reconstruction_is_a_site_of_a_model_and_has_pictures(pairs: Pairs, tmp_path: Path) -> None:
+    training, held_out = pairs.split(1)
+    scales = Scales.of(training)
+    paired = scales.paired(training)
+    linear = fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps))
+    model, mass = prior.make_prior(linear, scales), held_out.stars[0]
+    truth = scales.density.field(held_out.density.surface_density[0])
+    ours = draw(jax.random.key(0), model, mass, 6, num_steps=6)
+    assert ours.shape == (6, 1, 64, 64)
+    assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
+
+    predicted = Predictive(make_model(model, mass), num_samples=1)(jax.random.key(1))
+    density = scales.density.surface_density(predicted["x"])
     assert predicted["surface_density"] == pytest.approx(np.asarray(density), rel=1e-5)
 
     row = Reconstruction(held_out.stars[0], ours[:, 0], truth, "toy")
@@ -216,11 +235,51 @@ def test_a_model_of_another_kind_is_refused() -> None:
         prior.scales_of(other)
 
 
-def test_errors_of_the_twin_are_its_own(pairs: Pairs) -> None:
+def test_errors_of_the_twin_are_its_own(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     training = pairs.split(1)[0]
     scales = Scales.of(training)
     paired = scales.paired(training)
+    monkeypatch.setattr(prior, "ARCHITECTURE", replace(prior.ARCHITECTURE, channels=(8, 8), blocks=(1, 1), embedding=8))
     model = prior.make_prior(prior.untrained_denoiser(paired), scales)
     found = reconstruction_errors(model, paired.fields[:8], paired.maps[:8])
     assert found["error_over_linear"] == pytest.approx([1.0] * 5, abs=1e-4)
     assert found["linear"][0] < 0.1**2 < found["linear"][-1] < 1.0
+
+
+def test_field_and_cosmology_together_are_the_reconstruction_and_the_spectrum(pairs: Pairs) -> None:
+    training = pairs.split(1)[0]
+    scales = Scales.of(training)
+    paired = scales.paired(training)
+    linear = fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps))
+    model = prior.make_prior(linear, scales)
+    spectrum = load_baselines().power_spectrum
+    x, mass = jnp.asarray(paired.fields[3]), pairs.stars[3]
+    joint = make_joint_model(model, spectrum, mass)
+
+    def density(theta) -> float:
+        values = {"x": x, "Omega_m": theta[0], "sigma_8": theta[1]}
+        return float(log_density(joint, (), {}, values)[0])
+
+    given = float(bd.DiffusionPrior(model.given(scales.stars.maps(mass))).log_prob(x))
+    middle = (np.arange(40) + 0.5) / 40
+    grid = [(0.1 + 0.4 * a, 0.6 + 0.4 * b) for a in middle for b in middle]
+    every = np.array([density(theta) for theta in grid[::100]])
+    of_theta = np.array([float(spectrum.at(jnp.array(t)).log_prob(spectrum.summary(x))) for t in grid[::100]])
+    # At every cosmology the joint density is the field's plus that of its spectrum, up to the evidence.
+    assert every - of_theta == pytest.approx(np.full(16, (every - of_theta)[0]), abs=0.05)
+    whole = np.asarray(jax.vmap(lambda t: spectrum.at(t).log_prob(spectrum.summary(x)))(jnp.array(grid)))
+    evidence = np.logaddexp.reduce(whole) - np.log(len(grid))
+    uniform = -np.log(0.4 * 0.4)
+    assert (every - of_theta)[0] == pytest.approx(given + uniform - evidence, abs=0.1)
+
+
+def test_drawn_cosmologies_have_the_moments_of_their_posterior() -> None:
+    spectrum = load_baselines().power_spectrum
+    twin = bd.load_pretrained("density-fields-64").twin_at(jnp.array([0.3, 0.8]))
+    assert twin is not None
+    field = twin.mean + filter_field(jax.random.normal(jax.random.key(0), (1, 64, 64)), jnp.sqrt(twin.power))
+    fields = np.repeat(np.asarray(field)[None], 4000, axis=0)
+    draws = draw_parameters(np.random.default_rng(0), spectrum, fields)
+    moments = posterior_moments(spectrum, fields[:1])
+    assert np.abs(draws.mean(axis=0) - moments.mean[0]).max() < 4.0 * moments.sd[0].max() / np.sqrt(4000)
+    assert draws.std(axis=0) == pytest.approx(moments.sd[0], rel=0.06)

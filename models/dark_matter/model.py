@@ -1,31 +1,30 @@
 """NumPyro models around the reconstruction of dark matter from stars.
 
 With stars given, the reconstruction is an unconditional prior of the dark matter, and so a site of any model. Cosmology
-follows from it without another network: stars depend on (Omega_m, sigma_8) only through the dark matter, so
+follows from it without another network: stars depend on theta = (Omega_m, sigma_8) only through the dark matter, so
 
-    p(theta | stars) = integral p(theta | x) p(x | stars) dx,
+    p(theta, x | stars) = p(theta | x) p(x | stars)
 
-the mean, over draws x of the reconstruction, of the posterior of the conditional emulator
-(:mod:`models.density_fields`). That holds where the reconstruction was trained over the same prior of theta, the box.
+where the reconstruction was trained over the same prior of theta, the box. p(theta | x) is that of the power spectrum
+and mean of x (:mod:`models.density_fields.power_spectrum`). The emulator's bound is not used for it: it knows fields of
+simulations, and is misled by what a network drew, by several standard deviations where the spectrum is by none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import xarray as xr
 
 import bayesdiff as bd
 from bayesdiff.diffusion.samplers import draw_prior
 from models.dark_matter.prior import scales_of
-from models.density_fields.likelihood import recommended_bound, recommended_surrogate
-from models.density_fields.model import make_model as make_density_model
-from models.density_fields.prior import scale_of
+from models.density_fields.model import cosmology
+from models.density_fields.power_spectrum import PowerSpectrumBaseline, draw_parameters, log_evidence
 
 NUM_STEPS = 12
 LARGEST_BATCH = 20 * 64**2
@@ -81,31 +80,45 @@ def _draw(keys: jax.Array, reconstruction: bd.DiffusionModel, maps: jax.Array, n
     return jax.lax.map(one, keys, batch_size=together)
 
 
-def cosmology_given(
-    key: jax.Array,
-    reconstruction: bd.DiffusionModel,
-    emulator: bd.DiffusionModel,
-    stars: np.ndarray,
-    num_fields: int = 8,
-    progress: bool = True,
-) -> Iterator[xr.DataTree]:
-    """Posteriors of (Omega_m, sigma_8) for draws of the dark matter; together they are the one given the stars.
+def make_joint_model(reconstruction: bd.DiffusionModel, spectrum: PowerSpectrumBaseline, stars: np.ndarray) -> Callable:
+    """The dark matter behind a map of stars together with Omega_m and sigma_8, uniform in their box.
+
+    Args:
+        reconstruction: a model of :mod:`models.dark_matter.prior`.
+        spectrum: likelihood of a field's spectrum.
+        stars: stellar mass per pixel, (H, W), of the size that ``spectrum`` knows.
+
+    Returns:
+        A NumPyro model of density p(x | stars) p(theta | x); :func:`draw_joint` draws from it.
+    """
+    scales = scales_of(reconstruction)
+    prior = reconstruction.given(scales.stars.maps(stars))
+
+    def model():
+        x = numpyro.sample("x", bd.DiffusionPrior(prior))
+        summary = spectrum.summary(x)
+        density = spectrum.at(jnp.stack(cosmology())).log_prob(summary)
+        numpyro.factor("cosmology", density - log_evidence(spectrum, summary))
+
+    return model
+
+
+def draw_joint(
+    key: jax.Array, reconstruction: bd.DiffusionModel, spectrum: PowerSpectrumBaseline, stars: np.ndarray, num: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Independent draws of the dark matter and of the cosmology that it has.
 
     Args:
         key: random key.
         reconstruction: a model of :mod:`models.dark_matter.prior`.
-        emulator: a model of :mod:`models.density_fields.prior`.
+        spectrum: likelihood of a field's spectrum, on the same scale.
         stars: stellar mass per pixel, (H, W).
-        num_fields: draws of the dark matter.
-        progress: show that of every run.
+        num: of draws.
 
-    Yields:
-        One result of :func:`bayesdiff.sample` for each, with the same number of draws.
+    Returns:
+        Standardised fields (num, 1, H, W), and Omega_m and sigma_8 of each, (num, 2).
     """
     field_key, key = jax.random.split(key)
-    density = scales_of(reconstruction).density.surface_density(draw(field_key, reconstruction, stars, num_fields))
-    fields = jnp.asarray(scale_of(emulator).field(density))
-    model = make_density_model(emulator, recommended_bound(emulator))
-    algorithm = recommended_surrogate(emulator)
-    for index, x in enumerate(fields):
-        yield bd.sample(jax.random.fold_in(key, index), model, x, algorithm=algorithm, progress=progress)
+    fields = draw(field_key, reconstruction, stars, num)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return fields, draw_parameters(rng, spectrum, fields)

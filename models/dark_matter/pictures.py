@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from bayesdiff.fields import cross_spectrum, power_spectrum
 from bayesdiff.reporting.style import INK, POSTERIOR, TRUTH, despine, new_figure, styled
@@ -113,6 +114,9 @@ def spectra_figure(row: Reconstruction, pixel: float = PIXEL) -> Figure:
     right.set(xscale="log", xlabel="k [h/Mpc]", ylabel="R(k)", ylim=(0.0, 1.02))
     right.legend()
     for axis in (left, right):
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
         despine(axis)
     return figure
 
