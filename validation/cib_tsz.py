@@ -47,8 +47,8 @@ from validation.figures import RESULTS, Figure, below
 NUM_DRAWS = 512
 FOLDER = RESULTS / "cib_tsz"
 NAMES = ("A_cib", "A_tsz")
-NUM_SPECTRA, NUM_TWIN, MANY_STEPS = 64, 6, 24
-TWIN: dict[str, Any] = {"num_warmup": 300, "trajectory_length": 3.0}
+NUM_SPECTRA, NUM_TWIN, MANY_STEPS = 64, 4, 24
+TWIN: dict[str, Any] = {"num_warmup": 250, "trajectory_length": 1.5}
 SHORT = {"cib_95": "CIB 95", "cib_150": "CIB 150", "cib_857": "CIB 857", "tsz_150": "tSZ"}
 
 
