@@ -120,13 +120,23 @@ SYSTEMS = (
         "recipes in particle-mesh simulations of the same box, 64 x 64 pixels.",
         (
             Entry(
-                "R(k) of draws, one galaxy-formation model",
-                "> 0.9",
+                "R(k) of draws of the mass > 0.9, up to [fundamental modes of 25 Mpc/h]",
+                "to the shot noise",
                 "dark_matter",
-                "stars 'power': smallest R(k) of a draw of the mass",
+                "stars 'power': R(k) of a draw of the mass is above",
             ),
-            Entry("R(k), first other recipe", "> 0.8", "dark_matter", "stars 'threshold': smallest R(k)"),
-            Entry("R(k), second other recipe", "> 0.8", "dark_matter", "stars 'environment': smallest R(k)"),
+            Entry(
+                "R(k) > 0.8 with stars of another recipe, up to",
+                "to the shot noise",
+                "dark_matter",
+                "stars 'threshold': R(k) of a draw of the mass is above",
+            ),
+            Entry(
+                "R(k) > 0.8 with stars of a third, up to",
+                "to the shot noise",
+                "dark_matter",
+                "stars 'environment': R(k) of a draw of the mass is above",
+            ),
             Entry(
                 "spectra by 24 evaluations less those by 250 [sample errors]",
                 "takes 250",
@@ -141,9 +151,13 @@ SYSTEMS = (
         "Published: patches of the Agora simulation. Here: an own mock of halos on a correlated density, 64 x 64 "
         "pixels.",
         (
-            Entry("spectra: largest difference over the sample scatter", "0.25", "cib_tsz", "spectra"),
-            Entry("stacked profiles: largest relative difference", "0.08", "cib_tsz", "profiles"),
-            Entry("frequency cross-correlations: largest difference", "0.03", "cib_tsz", "frequency"),
+            Entry("CIB power, largest difference over the sample scatter", "0.25", "cib_tsz", "cib-tsz-64: CIB 150: l"),
+            Entry("tSZ power, the same", "0.25", "cib_tsz", "cib-tsz-64: tSZ: largest"),
+            Entry("CIB x tSZ, the same", "0.25", "cib_tsz", "cib-tsz-64: CIB 150 x tSZ: l"),
+            Entry(
+                "stacked profiles, largest difference", "0.08", "cib_tsz", "cib-tsz-64: tSZ stacked on peaks above 5"
+            ),
+            Entry("correlations of frequencies, largest difference", "0.03", "cib_tsz", "cib-64: correlations"),
         ),
     ),
 )
