@@ -27,7 +27,7 @@ from models.cib_tsz.scale import ENTRY, Scale, fit_asinh, fit_scale, mean_spectr
 from tests.diffusion_toys import dense_covariance, red_power
 from validation.noncentred import deviations
 
-SIZE, NOISE = 16, (5.4, 4.4)
+SIZE, SMALL, NOISE = 16, 10, (5.4, 4.4)
 
 
 def correlated(num: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
@@ -211,18 +211,18 @@ def mean_spectra_of(power: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sampled():
-    observed = linear_observation()
-    model = make_model(linear_twin(), NOISE, cmb())
-    algorithm = bd.AdjustedMCLMC(num_warmup=300, trajectory_length=3.0)
+    observed = linear_observation(size=SMALL)
+    model = make_model(linear_twin(SMALL), NOISE, cmb(SMALL))
+    algorithm = bd.AdjustedMCLMC(num_warmup=200, trajectory_length=2.0)
     return observed, inference.cib_tsz.separate(
-        observed, model, algorithm=algorithm, num_samples=2000, seed=1, progress=False
+        observed, model, algorithm=algorithm, num_samples=1200, seed=1, progress=False
     )
 
 
 def test_sampled_amplitudes_are_exact_on_the_twin(sampled):
     """Fields and amplitudes sampled together have the marginal posterior that the closed form gives the amplitudes."""
     observed, data = sampled
-    exact = amplitude_posterior(observed.maps, linear_spectra(), cmb(), NOISE)
+    exact = amplitude_posterior(observed.maps, linear_spectra(SMALL), cmb(SMALL), NOISE)
     draws = np.stack([data["posterior"][name].values for name in ("A_cib", "A_tsz")], axis=-1).astype(np.float64)
     mean, variance, ess = deviations(draws, exact.mean, exact.sd**2)
     assert ess > 400
@@ -235,12 +235,14 @@ def test_sampled_amplitudes_are_exact_on_the_twin(sampled):
 def test_fields_and_residuals_add_up(sampled):
     observed, data = sampled
     posterior = data["posterior"].to_dataset()
-    cib, tsz = (posterior[name].values.reshape(-1, 1, SIZE, SIZE)[::100] for name in ("cib", "tsz"))
+    cib, tsz = (posterior[name].values.reshape(-1, 1, SMALL, SMALL)[::100] for name in ("cib", "tsz"))
     left = np.asarray(residuals(observed, cib, tsz))
-    density = np.asarray(CorrelatedMaps(jnp.zeros((2, SIZE, SIZE)), noise_covariance(cmb(), NOISE)).log_prob(left))
-    volume = float(CorrelatedMaps(jnp.zeros((2, SIZE, SIZE)), noise_covariance(cmb(), NOISE)).log_volume)
+    density = np.asarray(
+        CorrelatedMaps(jnp.zeros((2, SMALL, SMALL)), noise_covariance(cmb(SMALL), NOISE)).log_prob(left)
+    )
+    volume = float(CorrelatedMaps(jnp.zeros((2, SMALL, SMALL)), noise_covariance(cmb(SMALL), NOISE)).log_volume)
     # Whitened residuals: of 2 (N - 1) values, a chi-square near their number, a little below where the field follows.
-    chi_square = -2.0 * (density + volume) / (2 * (SIZE**2 - 1))
+    chi_square = -2.0 * (density + volume) / (2 * (SMALL**2 - 1))
     assert 0.7 < chi_square.mean() < 1.2
     assert data["truth"]["A_cib"].item() == 1.3
     figure = maps_figure(observed, cib, tsz)
@@ -249,6 +251,7 @@ def test_fields_and_residuals_add_up(sampled):
         maps_figure(observed, cib[:1], tsz[:1])
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, monkeypatch):
     spectra = mean_spectra_of(linear_spectra()).tolist()
     twin = replace(linear_twin(), card=Card({**linear_twin().card.entries, "spectra": spectra}))
@@ -322,8 +325,10 @@ def other_channels() -> bd.DiffusionModel:
     return replace(model, card=Card({**model.card.entries, ENTRY: entry}))
 
 
-def test_draws_are_rescaled_by_the_factors_of_the_card():
+def test_draws_are_rescaled_by_the_factors_of_the_card(monkeypatch):
     model = linear_twin()
+    draws = {seed: np.random.default_rng(seed).normal(size=(64, 2, SIZE, SIZE)).astype(np.float32) for seed in (0, 100)}
+    monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed, num_steps: draws[seed][:num])
     with pytest.raises(ValueError, match="card holds the factors of rescaling, got one without"):
         quality.draw_maps(model, 2, rescale=True)
     training = correlated(50) * np.array([2.0, 0.5])[:, None, None]

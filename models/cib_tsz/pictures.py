@@ -38,7 +38,7 @@ def draw_generated(draws: np.ndarray, held_out: np.ndarray, channels: Sequence[s
         title: what is shown.
     """
     columns, rows = 4, len(channels)
-    figure = Figure(figsize=(2.1 * 2 * columns + 1.2, 2.2 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.0 * 2 * columns + 0.8, 2.2 * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for row, name in enumerate(channels):
         low, high = np.quantile(held_out[:, row], [0.003, 0.997])
