@@ -54,8 +54,8 @@ class UNetConfig:
         lowest = len(self.channels) - 1
         if any(not 0 <= level < lowest for level in self.linear_attention):
             raise ValueError(
-                f"linear_attention must name levels from 0 to {lowest - 1}, those above the lowest of {lowest + 1}, got "
-                f"{self.linear_attention}"
+                f"linear_attention must name levels from 0 to {lowest - 1}, those above the lowest of {lowest + 1}, "
+                f"got {self.linear_attention}"
             )
 
 
