@@ -129,6 +129,7 @@ def _result(
 def write_results(data: xr.DataTree, observed: Stars, discs: dict[str, np.ndarray], output: Path) -> Path:
     """Write posterior.zarr, summary.csv, verdict.txt and the page; returns the page."""
     save(data, output)
+    rng = np.random.default_rng(0)
     drawn = np.asarray(data["fields"]["dark_matter"])
     truth = None if observed.density is None else np.log10(observed.density)
     row = Reconstruction(observed.stars, drawn.reshape(-1, *drawn.shape[-2:]), truth)
@@ -137,7 +138,8 @@ def write_results(data: xr.DataTree, observed: Stars, discs: dict[str, np.ndarra
         output,
         title=f"Dark matter from stars: {observed.description}",
         bounds=bounds_of(data),
-        notes=far_from_truth(data),
+        prior_draws={name: rng.uniform(*bound, size=4000) for name, bound in bounds_of(data).items()},
+        notes=("Masses are log10 of those in Msun/h within the circles on the map.", *far_from_truth(data)),
         pictures=(
             Picture("maps", "Maps", lambda: maps_figure([row], list(discs.values())), MAPS_CAPTION),
             Picture("spectra", "Spectra", lambda: spectra_figure(row), SPECTRA_CAPTION),
