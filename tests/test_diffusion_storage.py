@@ -151,7 +151,7 @@ def rewrite(folder, **changes) -> None:
         ({"schedule": {"type": "Cosine", "speed": 3}}, "does not describe the arrays .*'speed'"),
         (
             {"denoiser": {"type": "transformer"}},
-            "must be of type 'gaussian', 'gaussian_family' or 'wiener', got 'transformer'",
+            "must be of type 'gaussian', .* or 'wiener', got 'transformer'",
         ),
         ({"denoiser": {"type": "wiener"}}, "does not describe the arrays .*'network'"),
         ({"event_shape": [1, 8, 8]}, r"power of the denoiser is given on \(16, 16\) modes"),
