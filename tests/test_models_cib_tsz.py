@@ -390,3 +390,17 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(tmp_path: Path, monk
     assert len(entries["rescaling"]["factors"]) == 2
     np.testing.assert_allclose(entries["quality"]["denoising"]["error_over_wiener"], 1.0, atol=0.05)
     assert prior.twin_of(model).event_shape == (2, 64, 64)
+
+
+def test_files_that_are_no_archives_are_refused(tmp_path):
+    path = tmp_path / "maps.npy"
+    np.save(path, np.zeros((2, 8, 8)))
+    with pytest.raises(ValueError, match="cannot be read .*one array without a name"):
+        read_observation(path)
+    np.savez(tmp_path / "maps.npz", maps=np.zeros((2, 64, 64)))
+    truncated = tmp_path / "truncated.npz"
+    truncated.write_bytes((tmp_path / "maps.npz").read_bytes()[:500])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_observation(truncated)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_observation(tmp_path / "absent.npz")

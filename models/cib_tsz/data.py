@@ -18,6 +18,7 @@ import numpy as np
 from bayesdiff.fields.inputs import refuse_bad_values
 from models.cib_tsz import emission, halos, mock, pressure, treatment
 from models.draws import disjoint
+from models.shared_data import read_arrays
 
 FOLDER = Path("build/cib_tsz")
 SETTINGS = "settings.json"
@@ -120,8 +121,7 @@ def load(channels: Sequence[str], folder: Path = FOLDER) -> Foregrounds:
 
 
 def _load_file(channels: Sequence[str], path: Path) -> Foregrounds:
-    with np.load(path, allow_pickle=False) as file:
-        found = {name: file[name] for name in file.files}
+    found = read_arrays(path)
     missing = [name for name in ("patches", "channels", "pixel_arcmin") if name not in found]
     if missing:
         raise ValueError(f"{path} must hold patches, channels and pixel_arcmin, got {', '.join(found) or 'nothing'}")

@@ -26,6 +26,7 @@ from models.cib_tsz.data import FOLDER, PATCH_SIZE, load
 from models.cib_tsz.emission import tsz_kelvin
 from models.cib_tsz.halos import ARCMIN
 from models.cib_tsz.mock import PIXEL_ARCMIN
+from models.shared_data import read_arrays
 
 FREQUENCIES = (95, 150)
 FIELDS = ("cib_150", "tsz_150")
@@ -168,14 +169,13 @@ def read_observation(path: Path, size: int = PATCH_SIZE) -> Observation:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an entry is missing, the frequencies are others or in another order, the maps are of another shape,
-            have holes, or a depth is not positive.
+        ValueError: the file is truncated or no ``.npz``, an entry is missing, the frequencies are others or in another
+            order, the maps are of another shape, have holes, or a depth is not positive.
     """
-    with np.load(path, allow_pickle=False) as file:
-        missing = [name for name in ("maps", "frequencies", "noise") if name not in file.files]
-        if missing:
-            raise ValueError(f"{path} must hold maps, frequencies and noise, got {', '.join(file.files) or 'nothing'}")
-        maps, frequencies, noise = file["maps"], file["frequencies"], file["noise"]
+    found = read_arrays(path)
+    if not {"maps", "frequencies", "noise"} <= set(found):
+        raise ValueError(f"{path} must hold maps, frequencies and noise, got {', '.join(found) or 'nothing'}")
+    maps, frequencies, noise = found["maps"], found["frequencies"], found["noise"]
     if frequencies.shape != (2,) or not np.array_equal(frequencies, FREQUENCIES):
         raise ValueError(f"frequencies must be {FREQUENCIES} GHz in this order, got {tuple(frequencies.tolist())}")
     if maps.shape != (2, size, size):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+
+from models.shared_data import read_arrays
 
 
 class MaskedMap(NamedTuple):
@@ -96,13 +97,7 @@ def read_masked_map(path: Path, shape: tuple[int, ...]) -> MaskedMap:
         FileNotFoundError: the file is not there.
         ValueError: it cannot be read, lacks an array, or one does not fit; an observed pixel is not finite.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file '{path}'")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read (truncated, or no .npz file): {error}") from error
+    arrays = read_arrays(path)
     missing = {"y", "mask", "relative_noise"} - set(arrays)
     if missing:
         raise ValueError(f"{path} must hold y, mask and relative_noise, got {', '.join(arrays) or 'no array'}")
