@@ -7,7 +7,7 @@ follows from it without another network: stars depend on theta = (Omega_m, sigma
 
 where the reconstruction was trained over the same prior of theta, the box. p(theta | x) is that of the power spectrum
 and mean of x (:mod:`models.density_fields.power_spectrum`). The emulator's bound is not used for it: it knows fields of
-simulations, and is misled by what a network drew, by several standard deviations where the spectrum is by none.
+simulations, and is misled by what a network drew.
 """
 
 from __future__ import annotations
