@@ -4,8 +4,8 @@ Two models: eight schools, and a Gaussian field of 32 x 32 pixels under a mask i
 which is sampled. All run in one process on the same observations, alternately, compiling apart. NumPyro's kernel runs
 in a loop that is compiled once, its chains together and one after the other, and the faster of the two counts. The bare
 loop is BlackJAX in a ``scan`` that keeps the position and the statistics that a verdict needs, as ours does, its chains
-in turn on a CPU and together elsewhere, as ours are; the loops are compared by the time per gradient, since
-trajectories of different seeds differ in length.
+in turn on a CPU and together elsewhere, as ours are. It takes our step sizes and mass matrices, so that its
+trajectories are as long, and is compared by the time per gradient, since those of different seeds are never quite so.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 import bayesdiff as bd
+from bayesdiff.sampling.layout import Layout
+from bayesdiff.sampling.steps import compile_run
 from bayesdiff.sampling.target import build_target
 from models.linear_gaussian import make_twin
 from validation.figures import Figure, above, below
@@ -189,11 +191,11 @@ def _theirs(problem: Problem, vectorised: bool) -> Callable[[int], Run]:
 
 def _against_blackjax(problem: Problem) -> float:
     """Median ratio of the times per gradient, while sampling."""
-    bare = _bare_loop(problem)
+    algorithm = bd.NUTS(num_warmup=problem.num_warmup, dense_mass=problem.dense_mass)
+    bare = _bare_loop(problem, algorithm)
     bare(0)
     ratios = []
     for repeat in range(1, problem.num_repeats + 1):
-        algorithm = bd.NUTS(num_warmup=problem.num_warmup, dense_mass=problem.dense_mass)
         options: Any = {"num_samples": problem.num_samples, "progress": False, "keep": problem.sites}
         data = bd.sample(jax.random.key(repeat), problem.model, problem.y, algorithm=algorithm, **options)
         gradients = _gradients(data["sample_stats"].to_dataset()["n_steps"].values)
@@ -201,19 +203,13 @@ def _against_blackjax(problem: Problem) -> float:
     return float(np.median(ratios))
 
 
-def _bare_loop(problem: Problem) -> Callable[[int], float]:
-    """Chains of BlackJAX in a ``scan``: seconds per gradient, while sampling."""
+def _bare_loop(problem: Problem, algorithm: bd.NUTS) -> Callable[[int], float]:
+    """Chains of BlackJAX in a ``scan`` after our warm-up: seconds per gradient, while sampling."""
     target = build_target(jax.random.key(0), problem.model, (problem.y,))
+    layout = Layout.of(target.latent_shapes)
 
     def log_density(position):
         return target.density(position, target.density_data)
-
-    @jax.jit
-    def warm_up(keys, positions):
-        adapt: Any = blackjax.window_adaptation(
-            blackjax.nuts, log_density, is_mass_matrix_diagonal=not problem.dense_mass
-        )
-        return jax.vmap(lambda key, position: adapt.run(key, position, problem.num_warmup)[0])(keys, positions)
 
     @jax.jit
     def draw(key, states, parameters):
@@ -229,12 +225,21 @@ def _bare_loop(problem: Problem) -> Callable[[int], float]:
         return jax.lax.scan(step, states, jax.random.split(key, problem.num_samples))[1]
 
     def call(repeat: int) -> float:
-        keys = jax.random.split(jax.random.key(repeat), NUM_CHAINS + 2)
-        spread = {name: jax.random.normal(keys[0], (NUM_CHAINS, *s)) for name, s in target.latent_shapes.items()}
-        tuned = warm_up(keys[2:], jax.tree.map(lambda x: 0.5 * x, spread))
-        jax.block_until_ready(tuned)
+        key_warmup, key_draws = jax.random.split(jax.random.key(repeat))
+        prepared = algorithm.prepare(key_warmup, target, NUM_CHAINS, False)
+        programs, state = compile_run(key_warmup, prepared, NUM_CHAINS, ())
+        for first in range(0, problem.num_warmup, programs.longest):
+            state, *_ = programs.steps(first, min(programs.longest, problem.num_warmup - first), state)
+        states = jax.vmap(lambda vector: blackjax.nuts.init(layout.unflatten(vector), log_density))(
+            state.current.position
+        )
+        parameters = {
+            "step_size": state.adaptation.step_size,
+            "inverse_mass_matrix": state.adaptation.inverse_mass_matrix,
+        }
+        jax.block_until_ready(states)
         clock = time.perf_counter()
-        *_, statistics = jax.block_until_ready(draw(keys[1], tuned.state, tuned.parameters))
+        *_, statistics = jax.block_until_ready(draw(key_draws, states, parameters))
         seconds = time.perf_counter() - clock
         return seconds / _gradients(np.asarray(statistics["num_integration_steps"]).T)
 

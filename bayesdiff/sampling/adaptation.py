@@ -5,13 +5,17 @@ algorithm parameters"; Hoffman & Gelman 2014, arXiv:1111.4246). BlackJAX's own w
 call; here its parts are called one iteration at a time, with the schedule as an array, so that the adaptation is part
 of a chain's state and a run can show progress and stop anywhere.
 
-A diagonal matrix is for fields, where thousands of variances are learnt from a hundred draws each. Two things are done
-about their noise. The moments of a window are averaged over all chains at its end. And no variance is taken to be less
-than the Fisher estimate, the deviation of the position over that of the gradient, as nutpie has it: where a chain
-hardly moves, as at the beginning of the warm-up, both are small and their ratio knows the scale that the draws do not
-show. In equilibrium it is at most the variance (Cramer-Rao), and for correlated values it is less, so alone it would
-make the trajectories along what is correlated too short. With it Stan's shrinkage of a variance towards 0.001 is not
-needed, which would widen what is known to better than 0.03.
+A diagonal matrix is for fields, where thousands of variances are learnt from a hundred draws each. The moments of a
+window are averaged over all chains at its end, and no variance is taken to be less than the Fisher estimate, the
+deviation of the position over that of the gradient, as nutpie has it: where a chain hardly moves both are small, and
+their ratio knows the scale that the draws do not show. In equilibrium it is at most the variance (Cramer-Rao), and for
+correlated values it is less, so alone it would make the trajectories along what is correlated too short. With it Stan's
+shrinkage of a variance towards 0.001 is not needed, which would widen what is known to better than 0.03.
+
+With a matrix of ones a step is as short as the narrowest value, and Stan's warm-up keeps it for a hundred iterations,
+in which most of its gradients go. Here the chains begin with the Fisher estimate of their starting points, of which
+every one may differ from the posterior mean by far: the gradient does so in proportion. The first window is short and
+is taken by that estimate alone, because its draws come from afar as well.
 """
 
 from __future__ import annotations
@@ -23,12 +27,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from blackjax.adaptation.mass_matrix import FisherMassMatrixAdaptationState
-from blackjax.adaptation.metric_recipes import MetricCore, lookup_recipe
+from blackjax.adaptation.metric_recipes import lookup_recipe
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 from blackjax.adaptation.window_adaptation import build_schedule
 from blackjax.mcmc.hmc import HMCState
 
 _INITIAL_STEP_SIZE = 1.0
+_FIRST_WINDOW = 25
 
 
 class AdaptationState(NamedTuple):
@@ -51,12 +56,12 @@ class WindowAdaptation(NamedTuple):
     """Pure functions over all chains, which lead every array.
 
     Attributes:
-        init: from positions as vectors (num_chains, size).
+        init: from positions and gradients as vectors (num_chains, size).
         update: ``(index, state, current, acceptance_rate) -> state`` after iteration ``index`` of the warm-up, which
             left the chains at ``current``; after the last one with the values to keep.
     """
 
-    init: Callable[[jax.Array], AdaptationState]
+    init: Callable[[jax.Array, jax.Array], AdaptationState]
     update: Callable[[jax.Array, AdaptationState, HMCState, jax.Array], AdaptationState]
 
 
@@ -71,19 +76,29 @@ def window_adaptation(
         dense_mass: whether the mass matrix is dense; every chain then learns its own.
         over_chains: an array of the chains at hand to that of all chains.
     """
-    metric = lookup_recipe("welford_dense").build_core() if dense_mass else _diagonal()
+    metric = lookup_recipe("welford_dense" if dense_mass else "fisher_diag").build_core()
     begin, average, finish = dual_averaging_adaptation(target_acceptance)
-    schedule = jnp.asarray(build_schedule(num_warmup), dtype=jnp.int32)
+    schedule = jnp.asarray(build_schedule(num_warmup) if dense_mass else early_windows(num_warmup), dtype=jnp.int32)
+    first_end = int(jnp.argmax(schedule[:, 1])) + 1
 
     def init_one(vector: jax.Array) -> AdaptationState:
         learnt: Any = metric.init(vector.shape[0])
         step_size = jnp.asarray(_INITIAL_STEP_SIZE, dtype=vector.dtype)
         return AdaptationState(begin(step_size), learnt, step_size, learnt.inverse_mass_matrix)
 
-    def close_one(state: AdaptationState) -> AdaptationState:
+    def init(vectors: jax.Array, gradients: jax.Array) -> AdaptationState:
+        state = jax.vmap(init_one)(vectors)
+        if dense_mass:
+            return state
+        fisher = jnp.std(over_chains(vectors), axis=0) / jnp.std(over_chains(gradients), axis=0)
+        inverse = jnp.broadcast_to(_where_known(fisher, jnp.ones_like(fisher)), vectors.shape)
+        return state._replace(metric=state.metric._replace(inverse_mass_matrix=inverse), inverse_mass_matrix=inverse)
+
+    def close_one(is_first: jax.Array, state: AdaptationState) -> AdaptationState:
         learnt: Any = metric.final(state.metric)
         step_size = finish(state.averaging)
         if not dense_mass:
+            learnt = learnt._replace(inverse_mass_matrix=_variances(state.metric, is_first))
             # The direction that held the step size down does so no more; dual averaging would take long to find out.
             step_size *= jnp.sqrt(jnp.max(state.inverse_mass_matrix / learnt.inverse_mass_matrix))
         averaging = begin(step_size)
@@ -97,34 +112,50 @@ def window_adaptation(
         learnt = jax.lax.cond(is_slow, learn, lambda: state.metric)
         return AdaptationState(averaging, learnt, jnp.exp(averaging.log_step_size), state.inverse_mass_matrix)
 
-    def close(state: AdaptationState) -> AdaptationState:
+    def close(is_first: jax.Array, state: AdaptationState) -> AdaptationState:
         if not dense_mass:
             state = state._replace(metric=_averaged(state.metric, over_chains))
-        return jax.vmap(close_one)(state)
+        return jax.vmap(close_one, in_axes=(None, 0))(is_first, state)
 
     def update(
         index: jax.Array, state: AdaptationState, current: HMCState, acceptance_rate: jax.Array
     ) -> AdaptationState:
         is_slow, is_window_end = schedule[index, 0] == 1, schedule[index, 1] == 1
         new = jax.vmap(update_one, in_axes=(None, 0, 0, 0))(is_slow, state, current, acceptance_rate)
-        new = jax.lax.cond(is_window_end, close, lambda state: state, new)
+        new = jax.lax.cond(is_window_end, partial(close, index < first_end), lambda state: state, new)
         last = index == num_warmup - 1
         return new._replace(step_size=jnp.where(last, jax.vmap(finish)(new.averaging), new.step_size))
 
-    return WindowAdaptation(jax.vmap(init_one), update)
+    return WindowAdaptation(init, update)
 
 
-def _diagonal() -> MetricCore:
-    """BlackJAX's diagonal Fisher recipe, whose moments serve for the variances as well."""
-    fisher = lookup_recipe("fisher_diag").build_core()
+def early_windows(num_warmup: int) -> list[tuple[int, bool]]:
+    """For every iteration whether its draw counts for a diagonal matrix, and whether a window ends with it.
 
-    def final(state: FisherMassMatrixAdaptationState) -> FisherMassMatrixAdaptationState:
-        block = state.fisher_block
-        variance = block.m2_x / jnp.maximum(block.count - 1.0, 1.0)
-        new: Any = fisher.final(state)
-        return new._replace(inverse_mass_matrix=jnp.maximum(variance, new.inverse_mass_matrix))
+    Windows double from 25 iterations on. The last one ends a fifth of the warm-up and at most 50 iterations before it.
+    """
+    end, size = num_warmup - min(50, max(1, num_warmup // 5)), _FIRST_WINDOW
+    ends, last = [], 0
+    while last < end:
+        # A window too short for the next one to double it takes its iterations.
+        last = last + size if last + 3 * size <= end else end
+        ends.append(last)
+        size *= 2
+    return [(index < end, index + 1 in ends) for index in range(num_warmup)]
 
-    return MetricCore(init=fisher.init, update=fisher.update, final=final)
+
+def _variances(state: FisherMassMatrixAdaptationState, is_first: jax.Array) -> jax.Array:
+    """The diagonal matrix that a window's moments call for."""
+    block = state.fisher_block
+    fisher = jnp.sqrt(block.m2_x / block.m2_g)
+    variance = block.m2_x / jnp.maximum(block.count - 1.0, 1.0)
+    found = jnp.where(is_first, fisher, jnp.maximum(variance, fisher))
+    return _where_known(found, state.inverse_mass_matrix)
+
+
+def _where_known(found: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """A scale, and another where chains or gradients do not differ."""
+    return jnp.where(jnp.isfinite(found) & (found > 0.0), found, otherwise)
 
 
 def _averaged(

@@ -207,7 +207,7 @@ def adaptive_kernel(
         del key, data
         vectors, gradients = (jax.vmap(layout.flatten)(x) for x in (start.position, start.gradient))
         current: Any = (vectors, start.log_density, gradients)
-        return ChainState(HMCState(*current), adaptation.init(vectors))
+        return ChainState(HMCState(*current), adaptation.init(vectors, gradients))
 
     def step(key: jax.Array, index: jax.Array, state: ChainState, data: Data) -> tuple[ChainState, Info]:
         # Drawn once for all chains, which run in lockstep anyway.
