@@ -28,6 +28,7 @@ from validation.figures import Figure, above, below
 SIZE = 32
 NOISE_LEVELS = (0.05, 2.0)
 TRUE_NOISE_LEVEL = 0.3
+NUM_SAMPLES = 16_000
 CONTEXT = (67.0, 0.0224)
 
 
@@ -57,7 +58,7 @@ def run() -> list[Figure]:
     }
     figures = []
     for name, algorithm in algorithms.items():
-        data = bd.sample(jax.random.key(3), model, y, algorithm=algorithm, num_samples=4000, keep=("x", "s"))
+        data = bd.sample(jax.random.key(3), model, y, algorithm=algorithm, num_samples=NUM_SAMPLES, keep=("x", "s"))
         figures += _compare(name, data, exact)
     return figures
 
