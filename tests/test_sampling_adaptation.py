@@ -75,7 +75,7 @@ def test_one_chain_that_does_not_move_has_a_matrix_of_ones():
 
 @pytest.mark.parametrize(
     ("num_warmup", "ends"),
-    [(20, [16]), (60, [48]), (100, [25, 80]), (300, [25, 75, 250]), (1000, [25, 75, 175, 375, 950])],
+    [(20, [14]), (60, [40]), (100, [25, 67]), (150, [25, 100]), (300, [25, 75, 250]), (1000, [25, 75, 175, 375, 950])],
 )
 def test_windows_double_and_leave_time_for_the_step_size(num_warmup, ends):
     windows = early_windows(num_warmup)

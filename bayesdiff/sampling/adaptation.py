@@ -15,7 +15,8 @@ shrinkage of a variance towards 0.001 is not needed, which would widen what is k
 With a matrix of ones a step is as short as the narrowest value, and Stan's warm-up keeps it for a hundred iterations,
 in which most of its gradients go. Here the chains begin with the Fisher estimate of their starting points, of which
 every one may differ from the posterior mean by far: the gradient does so in proportion. The first window is short and
-is taken by that estimate alone, because its draws come from afar as well.
+is taken by that estimate alone, because its draws come from afar as well. The step size is adapted to the acceptance of
+all chains: that of one jumps by factors after a rejection, and short warm-ups would end wherever it happens to be.
 """
 
 from __future__ import annotations
@@ -121,6 +122,8 @@ def window_adaptation(
         index: jax.Array, state: AdaptationState, current: HMCState, acceptance_rate: jax.Array
     ) -> AdaptationState:
         is_slow, is_window_end = schedule[index, 0] == 1, schedule[index, 1] == 1
+        if not dense_mass:
+            acceptance_rate = jnp.broadcast_to(jnp.mean(over_chains(acceptance_rate)), acceptance_rate.shape)
         new = jax.vmap(update_one, in_axes=(None, 0, 0, 0))(is_slow, state, current, acceptance_rate)
         new = jax.lax.cond(is_window_end, partial(close, index < first_end), lambda state: state, new)
         last = index == num_warmup - 1
@@ -132,13 +135,13 @@ def window_adaptation(
 def early_windows(num_warmup: int) -> list[tuple[int, bool]]:
     """For every iteration whether its draw counts for a diagonal matrix, and whether a window ends with it.
 
-    Windows double from 25 iterations on. The last one ends a fifth of the warm-up and at most 50 iterations before it.
+    Windows double from 25 iterations on. The last one ends a third of the warm-up and at most 50 iterations before it.
     """
-    end, size = num_warmup - min(50, max(1, num_warmup // 5)), _FIRST_WINDOW
+    end, size = num_warmup - min(50, num_warmup // 3), _FIRST_WINDOW
     ends, last = [], 0
     while last < end:
-        # A window too short for the next one to double it takes its iterations.
-        last = last + size if last + 3 * size <= end else end
+        # A window that would leave less than its own length takes that too.
+        last = last + size if last + 2 * size <= end else end
         ends.append(last)
         size *= 2
     return [(index < end, index + 1 in ends) for index in range(num_warmup)]
