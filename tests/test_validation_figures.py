@@ -40,9 +40,13 @@ def test_the_readme_takes_the_stored_figures_and_keeps_the_rest(tmp_path):
     assert text.index(kept) < text.index("| prior |")
     assert replaced not in text
     assert gone not in text
-    assert text.count("| study |") == 1
+    assert text.count("| study | figure |") == 1
+    assert f"| `prior` | **0 of 1** | {STUDIES['prior'][2]} |" in text
+    assert "| `engines` | none are made |" in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
+    assert CliRunner().invoke(app, ["readme", str(path), "--folder", str(tmp_path)]).exit_code == 0
+    assert path.read_text() == text
 
 
 def test_a_readme_without_the_marks_is_refused(tmp_path):

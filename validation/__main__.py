@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from validation.campaigns import sbc
-from validation.figures import RESULTS, Figure, markdown, report, rows_in, rows_of, show, stored
+from validation.figures import RESULTS, Figure, markdown, overview, report, rows_in, rows_of, show, stored
 
 # Studies are imported when they are run: some need packages and data that others do not.
 STUDIES = {
@@ -105,7 +105,9 @@ def readme(
     rows = {name: rows for name, rows in rows_in(table).items() if name in STUDIES}
     rows |= {name: rows_of(name, figures) for name in STUDIES if (figures := stored(name, folder)) is not None}
     ordered = {name: rows[name] for name in STUDIES if name in rows}
-    path.write_text(f"{head}{begin}\n{markdown(ordered)}\n{end}{tail}")
+    about = {name: text for name, (_, _, text) in STUDIES.items()}
+    folded = f"<details><summary>Every figure</summary>\n\n{markdown(ordered)}\n\n</details>"
+    path.write_text(f"{head}{begin}\n{overview(ordered, about)}\n\n{folded}\n{end}{tail}")
 
 
 @app.command()

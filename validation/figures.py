@@ -75,6 +75,17 @@ def markdown(studies: dict[str, list[str]]) -> str:
     return "\n".join(head + [row for rows in studies.values() for row in rows])
 
 
+def overview(studies: dict[str, list[str]], about: dict[str, str]) -> str:
+    """How many requirements every study meets, as a Markdown table, with what the study is about."""
+    head = ["| study | requirements met | |", "|---|---|---|"]
+    rows = []
+    for study, figures in studies.items():
+        met, missed = (sum(row.endswith(f" {mark} |") for row in figures) for mark in ("met", "**missed**"))
+        count = f"{met} of {met + missed}" if met + missed else "none are made"
+        rows.append(f"| `{study}` | {f'**{count}**' if missed else count} | {about[study]} |")
+    return "\n".join(head + rows)
+
+
 def rows_of(study: str, figures: list[Figure]) -> list[str]:
     """The figures of a study as rows of a Markdown table, without details."""
     rows = []
