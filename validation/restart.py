@@ -57,7 +57,7 @@ def run(num: int = NUM_KILLS) -> list[Figure]:
             index += 1
             while in_a_row < min(KILLS_IN_A_ROW, num - sum(counts.values()) + in_a_row):
                 process = begin(store, engine)
-                if not kill(process, partial(_written, store), rng.uniform(0.0, 0.4 * duration)):
+                if not kill(process, partial(_written, store), rng.uniform(0.0, duration)):
                     break
                 in_a_row += 1
                 counts[engine] += 1
