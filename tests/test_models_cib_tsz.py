@@ -215,7 +215,7 @@ def sampled():
     model = make_model(linear_twin(SMALL), NOISE, cmb(SMALL))
     algorithm = bd.AdjustedMCLMC(num_warmup=200, trajectory_length=2.0)
     return observed, inference.cib_tsz.separate(
-        observed, model, algorithm=algorithm, num_samples=1200, seed=1, progress=False
+        observed, model, algorithm=algorithm, num_samples=2400, seed=1, progress=False
     )
 
 
