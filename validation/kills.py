@@ -31,6 +31,16 @@ def finish(process: subprocess.Popen[bytes]) -> None:
         raise RuntimeError(f"a run ended with exit code {process.returncode}")
 
 
+def seconds_of_writing(process: subprocess.Popen[bytes], written: Callable[[], int]) -> float:
+    """Wait for a process; returns the seconds from the first change of ``written()`` to its end."""
+    before = written()
+    while process.poll() is None and written() == before:
+        time.sleep(0.01)
+    clock = time.perf_counter()
+    finish(process)
+    return time.perf_counter() - clock
+
+
 def kill(process: subprocess.Popen[bytes], written: Callable[[], int], delay: float) -> bool:
     """Kill a process (SIGKILL) so many seconds after ``written()`` changes; returns whether it was still running."""
     before = written()

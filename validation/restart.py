@@ -24,7 +24,7 @@ from bayesdiff.sampling import store as draw_store
 from models.dust_cmb.model import make_model
 from models.linear_gaussian import make_twin
 from validation.figures import Figure, above, below
-from validation.kills import finish, kill, start
+from validation.kills import finish, kill, seconds_of_writing, start
 
 SIZE, NUM_KILLS, KILLS_IN_A_ROW = 16, 30, 5
 ENGINES = {
@@ -41,23 +41,22 @@ def run(num: int = NUM_KILLS) -> list[Figure]:
     unreadable = different = identical = index = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        references = {}
+        references, durations = {}, {}
 
         def begin(store: Path, engine: str) -> subprocess.Popen[bytes]:
             return start("validation.restart", str(store), engine, compiled=folder / "compiled")
 
         for engine in ENGINES:
-            finish(begin(folder / engine, engine))
+            store = folder / engine
+            durations[engine] = seconds_of_writing(begin(store, engine), partial(_written, store))
             references[engine] = draw_store.open_store(folder / engine).load()
         while sum(counts.values()) < num:
             engine = min(counts, key=lambda engine: counts[engine])
-            attributes = references[engine].attrs
-            duration = attributes["warmup_seconds"] + attributes["sampling_seconds"]
             store, in_a_row = folder / f"run_{index}", 0
             index += 1
             while in_a_row < min(KILLS_IN_A_ROW, num - sum(counts.values()) + in_a_row):
                 process = begin(store, engine)
-                if not kill(process, partial(_written, store), rng.uniform(0.0, duration)):
+                if not kill(process, partial(_written, store), rng.uniform(0.0, durations[engine])):
                     break
                 in_a_row += 1
                 counts[engine] += 1
