@@ -33,9 +33,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 def seconds_of_writing(process: subprocess.Popen[bytes], written: Callable[[], int]) -> float:
     """Wait for a process; returns the seconds from the first change of ``written()`` to its end."""
-    before = written()
-    while process.poll() is None and written() == before:
-        time.sleep(0.01)
+    _await_write(process, written)
     clock = time.perf_counter()
     finish(process)
     return time.perf_counter() - clock
@@ -43,11 +41,15 @@ def seconds_of_writing(process: subprocess.Popen[bytes], written: Callable[[], i
 
 def kill(process: subprocess.Popen[bytes], written: Callable[[], int], delay: float) -> bool:
     """Kill a process (SIGKILL) so many seconds after ``written()`` changes; returns whether it was still running."""
-    before = written()
-    while process.poll() is None and written() == before:
-        time.sleep(0.01)
+    _await_write(process, written)
     try:
         process.wait(delay)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
     return process.wait() == -signal.SIGKILL
+
+
+def _await_write(process: subprocess.Popen[bytes], written: Callable[[], int]) -> None:
+    before = written()
+    while process.poll() is None and written() == before:
+        time.sleep(0.01)

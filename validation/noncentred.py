@@ -148,7 +148,8 @@ def deviations(
 def _compare(name: str, data: xr.DataTree, exact: ModePosterior) -> list[Figure]:
     posterior = data["posterior"].to_dataset()
     modes = hartley(posterior["x"].values[:, :, 0].astype(np.float64))
-    mean, variance, ess = deviations(modes, exact.mean, exact.variance, known_spread=True)
+    mean, variance, ess = deviations(modes, exact.mean, exact.variance)
+    _, by_exact, _ = deviations(modes, exact.mean, exact.variance, known_spread=True)
     log_s = np.log(posterior["s"].values.astype(np.float64))[..., None]
     level = deviations(log_s, np.array([exact.log_s_mean]), np.array([exact.log_s_variance]))
     rhat = float(arviz_stats.rhat(posterior["x"]).max())
@@ -158,6 +159,7 @@ def _compare(name: str, data: xr.DataTree, exact: ModePosterior) -> list[Figure]
     return [
         below(f"{name}: posterior mean per mode, largest of {SIZE**2} [standard errors]", np.abs(mean).max(), 4.0),
         below(f"{name}: posterior variance per mode, largest [standard errors]", np.abs(variance).max(), 4.0),
+        Figure(f"{name}: the same by the exact spread of squares instead of the draws'", float(np.abs(by_exact).max())),
         Figure(
             f"{name}: rms deviation of the means [standard errors; 1 is expected]", float(np.sqrt(np.mean(mean**2)))
         ),
