@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 from scipy.stats import norm
 
-from bayesdiff.calibration import Fault, Sbc, log_likelihood, posterior_sbc, read_sbc, sbc
+from bayesdiff.calibration import Fault, Sbc, log_likelihood, posterior_sbc, read_sbc, sbc, simulations
 from bayesdiff.calibration.sbc_problem import read_sites
 from bayesdiff.calibration.sbc_records import record
 from bayesdiff.calibration.sbc_store import StudyStore
@@ -335,3 +335,43 @@ def test_posterior_sbc(tmp_path: Path) -> None:
     for bad in (y[:2], {"z": y}, y * np.nan):
         with pytest.raises(ValueError, match="observation"):
             posterior_sbc(KEY, model, bad, algorithm=Conjugate(), **settings)
+
+
+def noisier(key: jax.Array) -> dict[str, jax.Array]:
+    """The model's own data with twice its noise, and what was added."""
+    key_mean, key_noise = jax.random.split(key)
+    mean, noise = jax.random.normal(key_mean), 2.0 * jax.random.normal(key_noise, (3,))
+    return {"mean": mean, "noise": noise, "y": mean + noise}
+
+
+def test_data_sets_of_another_simulator_show_what_the_model_lacks(tmp_path: Path) -> None:
+    quantities = {"largest": lambda draw, data: data["y"].max() - draw["mean"]}
+    wrong = study(num_simulations=200, simulator=noisier, store=tmp_path / "noisier.sbc", quantities=quantities)
+    assert not wrong.passes()
+    # The posterior stays as narrow as the model has it; its mean errs by 3/4 of that of the data, 4 / 3 in variance.
+    error = wrong.records.mean[:, 0] - wrong.truth[:, 0]
+    expected = (0.75**2 * 4.0 / 3.0 + 0.25**2) ** 0.5
+    assert error.std() == pytest.approx(expected, rel=0.2)
+    assert wrong.records.sd[:, 0].mean() == pytest.approx(0.5, rel=0.1)
+    values, observation = simulations(KEY, model, np.arange(5), simulator=noisier)
+    np.testing.assert_allclose(values["mean"], wrong.truth[:5, 0], rtol=1e-6)
+    np.testing.assert_allclose(observation["y"], values["mean"][:, None] + values["noise"], rtol=1e-5)
+    with pytest.raises(FileExistsError, match="another study: the simulator"):
+        study(num_simulations=200, store=tmp_path / "noisier.sbc", quantities=quantities)
+
+
+def test_simulations_are_those_of_the_study(exact: Sbc) -> None:
+    values, observation = simulations(KEY, model, [0, 7, 399])
+    np.testing.assert_allclose(values["mean"], exact.truth[[0, 7, 399], 0], rtol=1e-6)
+    np.testing.assert_allclose(observation["y"][:, 0] * values["mean"], exact.truth[[0, 7, 399], 2], rtol=1e-5)
+
+
+def test_simulators_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="must give the observed site 'y', it gives mean"):
+        study(simulator=lambda key: {"mean": jax.random.normal(key)})
+    with pytest.raises(ValueError, match=r"site 'y' has shape \(3,\), that of the simulator \(2,\)"):
+        study(simulator=lambda key: {"mean": jax.random.normal(key), "y": jnp.zeros(2)})
+    with pytest.raises(ValueError, match="no true value of 'mean'"):
+        study(simulator=lambda key: {"y": jax.random.normal(key, (3,))})
+    with pytest.raises(ValueError, match="must return a dict of sites, got"):
+        study(simulator=lambda key: jax.random.normal(key, (3,)))

@@ -30,7 +30,7 @@ from .tarp import Tarp, box_references, tarp, tarp_of_ranks
 if TYPE_CHECKING:
     from .sbc_posterior import posterior_sbc
     from .sbc_problem import log_likelihood
-    from .sbc_study import sbc
+    from .sbc_study import sbc, simulations
 
 __all__ = [
     "BandCoverage",
@@ -77,6 +77,7 @@ __all__ = [
     "rank_tests",
     "read_sbc",
     "sbc",
+    "simulations",
     "tarp",
     "tarp_of_ranks",
     "thin",
@@ -84,7 +85,12 @@ __all__ = [
 ]
 
 # None of these modules has the name of what it holds, which importing it would hide.
-_RUNNING = {"log_likelihood": ".sbc_problem", "posterior_sbc": ".sbc_posterior", "sbc": ".sbc_study"}
+_RUNNING = {
+    "log_likelihood": ".sbc_problem",
+    "posterior_sbc": ".sbc_posterior",
+    "sbc": ".sbc_study",
+    "simulations": ".sbc_study",
+}
 
 
 def __getattr__(name: str) -> Any:

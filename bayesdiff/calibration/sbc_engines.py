@@ -120,9 +120,9 @@ class Engine:
         Raises:
             ValueError: counts that the floating-point numbers in use cannot hold.
         """
-        key = jax.random.fold_in(self.key, 0)
-        program, _ = compile_once(_simulate, (self.problem,), key, jnp.asarray(numbers))
-        truth, observation, largest = program(key, jnp.asarray(numbers))
+        keys = simulation_keys(self.key, jnp.asarray(numbers))
+        program, _ = compile_once(_simulate, (self.problem,), keys)
+        truth, observation, largest = program(keys)
         for name, value in largest.items():
             if float(value) >= _LARGEST_FLOAT32_INTEGER and not jax.config.jax_enable_x64:
                 raise ValueError(f"site '{name}' has counts beyond {_LARGEST_FLOAT32_INTEGER}: switch JAX's x64 on")
@@ -203,7 +203,8 @@ def make_engine(key: jax.Array, problem: Problem, settings: Settings) -> Engine:
     Raises:
         ValueError: the model does not fit the algorithm.
     """
-    key_target, key_prepare, key_study = jax.random.split(key, 3)
+    key_target, key_prepare, _ = jax.random.split(key, 3)
+    key_study = key_of_study(key)
     # Nothing looks at these values: every data set takes their place.
     _, shapes = jax.eval_shape(problem.simulate, key_study)
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -217,12 +218,22 @@ def make_engine(key: jax.Array, problem: Problem, settings: Settings) -> Engine:
     return Engine(key_study, problem, settings, target, measure, prepared)
 
 
-def _simulate(problem: Problem, key: jax.Array, numbers: jax.Array) -> Any:
-    def one(number: jax.Array) -> Any:
-        values, observation = problem.simulate(jax.random.fold_in(key, number))
+def key_of_study(key: jax.Array) -> jax.Array:
+    """The key of all simulations, from that of the study."""
+    return jax.random.split(key, 3)[2]
+
+
+def simulation_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """The key of each data set, from that of all simulations and its number alone."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 0)))(numbers)
+
+
+def _simulate(problem: Problem, keys: jax.Array) -> Any:
+    def one(key: jax.Array) -> Any:
+        values, observation = problem.simulate(key)
         return problem.measure(values, observation), observation
 
-    truth, observation = jax.vmap(one)(numbers)
+    truth, observation = jax.vmap(one)(keys)
     counts = {name: jnp.abs(observation[name]).max() for name in problem.counts}
     return truth, observation, counts
 

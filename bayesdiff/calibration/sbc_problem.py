@@ -24,6 +24,7 @@ from numpyro.infer.util import compute_log_probs
 Values = Mapping[str, jax.Array]
 Quantity = Callable[[Values, Values], jax.Array]
 Model = Callable[..., Any]
+Simulator = Callable[[jax.Array], Values]
 
 LARGEST_PARAMETER = 10
 
@@ -132,6 +133,25 @@ def simulate(
     return split({name: value[0] for name, value in sites.items()}, observed)
 
 
+def simulate_elsewhere(
+    simulator: Simulator, observed: Sequence[str], key: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Sites that another simulator than the model gives."""
+    return split(simulator(key), observed)
+
+
+def require_sites(simulator: Simulator, shapes: Mapping[str, Any]) -> None:
+    """Raise ValueError if a simulator lacks an observed site, or gives it another shape than the model does."""
+    found = jax.eval_shape(simulator, jax.random.key(0))
+    if not isinstance(found, Mapping):
+        raise ValueError(f"the simulator must return a dict of sites, got {type(found).__name__}")
+    for name, expected in shapes.items():
+        if name not in found:
+            raise ValueError(f"the simulator must give the observed site '{name}', it gives {', '.join(found)}")
+        if jnp.shape(found[name]) != expected.shape:
+            raise ValueError(f"site '{name}' has shape {expected.shape}, that of the simulator {found[name].shape}")
+
+
 def split(sites: Values, observed: Sequence[str]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Values of the sites that are not data and of those that are, the latter as floating-point numbers."""
     values = {name: jnp.asarray(value) for name, value in sites.items() if name not in observed}
@@ -190,6 +210,11 @@ def make_problem(
         ValueError: an unknown site, a name that is used twice, or nothing to measure.
     """
     values, observation = jax.eval_shape(simulator, jax.random.key(0))
+    if missing := [name for name in sites.latent if name not in values and parameters is None]:
+        raise ValueError(
+            f"no true value of '{missing[0]}' is given with the data: let the simulator return it, or name what is to be "
+            "ranked by parameters=..."
+        )
     if parameters is None:
         chosen = tuple(name for name in sites.latent if np.prod(values[name].shape, dtype=int) <= LARGEST_PARAMETER)
     else:

@@ -33,6 +33,7 @@ _WORDS = {
     "model_hash": "the model (its source, its sites, or the values it closes over)",
     "quantities_hash": "the quantities",
     "observation_hash": "the observation",
+    "simulator_hash": "the simulator of the data",
     "chunk_size": "the simulations of a chunk",
 }
 

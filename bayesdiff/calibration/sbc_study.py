@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bayesdiff.calibration import sbc_problem as reading
-from bayesdiff.calibration.sbc_engines import Engine, Settings, make_engine
-from bayesdiff.calibration.sbc_problem import Model, Problem, Quantity, make_problem
+from bayesdiff.calibration.sbc_engines import Engine, Settings, key_of_study, make_engine, simulation_keys
+from bayesdiff.calibration.sbc_problem import Model, Problem, Quantity, Simulator, make_problem
 from bayesdiff.calibration.sbc_records import Records, join
 from bayesdiff.calibration.sbc_result import MAX_RHAT, Sbc
 from bayesdiff.calibration.sbc_store import Chunks, MemoryChunks, StudyStore
@@ -65,6 +66,7 @@ def sbc(
     model_kwargs: Mapping[str, Any] | None = None,
     callback: Callable[[int], None] | None = None,
     client: Client | None = None,
+    simulator: Simulator | None = None,
 ) -> Sbc:
     """Calibrate an algorithm on a model, by simulations of that model.
 
@@ -101,6 +103,9 @@ def sbc(
         callback: called with the number of finished simulations whenever there are more; may raise KeyboardInterrupt.
         client: of a Dask cluster (``distributed.Client``) whose workers run the chunks. What a lost worker was at is
             done again; the result is that of one process. The workers need the model's modules and the same versions.
+        simulator: ``key -> dict of sites`` in JAX, which makes the data sets instead of the model: every observed site,
+            and the true value of what is ranked; others are at hand for quantities. What the ranks then miss is what
+            the model lacks of it, whether other maps than the prior's or another noise.
 
     Returns:
         Ranks, truths, draws, diagnostics; ``table()`` and ``verdict()`` sum them up.
@@ -121,14 +126,60 @@ def sbc(
     """
     kwargs = dict(model_kwargs or {})
     sites = reading.read_sites(model, model_args, kwargs, observed)
-    simulator = partial(reading.simulate, model, model_args, kwargs, tuple(sites.dtypes))
+    data_sets = _simulator_of(model, model_args, kwargs, tuple(sites.dtypes), simulator)
     posterior = partial(reading.given, model, model_args, kwargs, sites.dtypes)
-    problem = make_problem(simulator, posterior, sites, parameters, quantities)
+    problem = make_problem(data_sets, posterior, sites, parameters, quantities)
     plan = Plan(num_simulations, chunk_size, max_rhat, progress, callback, client)
     settings = Settings(algorithm, num_chains, num_samples, num_draws)
     plan.refuse(settings)
     with nullcontext() if store is None else StudyStore(store) as opened:
-        return run_study(key, problem, settings, plan, {"study": "sbc"}, opened)
+        about = {"study": "sbc"} if simulator is None else {"study": "sbc", "simulator_hash": function_hash(simulator)}
+        return run_study(key, problem, settings, plan, about, opened)
+
+
+def simulations(
+    key: jax.Array,
+    model: Model,
+    numbers: Sequence[int] | np.ndarray,
+    *model_args: Any,
+    observed: Sequence[str] | None = None,
+    simulator: Simulator | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The data sets of a study and all that is true of them, e.g. for checks of fields that no rank was made of.
+
+    Args:
+        key: that of `sbc`.
+        model: see `sbc`.
+        numbers: of the simulations, from 0.
+        *model_args: see `sbc`.
+        observed: see `sbc`.
+        simulator: see `sbc`.
+        model_kwargs: see `sbc`.
+
+    Returns:
+        True values by site and observations by site, of leading axis (simulation,); as in the study up to rounding.
+
+    Raises:
+        ValueError: as `sbc`.
+    """
+    kwargs = dict(model_kwargs or {})
+    sites = reading.read_sites(model, model_args, kwargs, observed)
+    data_sets = _simulator_of(model, model_args, kwargs, tuple(sites.dtypes), simulator)
+    keys = simulation_keys(key_of_study(typed_key(key)), jnp.asarray(numbers))
+    values, observation = jax.jit(partial(jax.lax.map, data_sets))(keys)
+    return jax.tree.map(np.asarray, values), jax.tree.map(np.asarray, observation)
+
+
+def _simulator_of(
+    model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], observed: tuple[str, ...], own: Simulator | None
+) -> Callable[[jax.Array], tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+    """The simulator of a study: the model, or the user's own, which must fit it."""
+    of_model = partial(reading.simulate, model, args, kwargs, observed)
+    if own is None:
+        return of_model
+    reading.require_sites(own, jax.eval_shape(of_model, jax.random.key(0))[1])
+    return partial(reading.simulate_elsewhere, own, observed)
 
 
 @dataclass(frozen=True)
