@@ -8,6 +8,7 @@ from scipy.stats import binom
 
 from bayesdiff.calibration import (
     band_coverage,
+    check_fields,
     exchange_test,
     field_tarp,
     functional_ranks,
@@ -172,3 +173,19 @@ def test_bad_fields_are_refused() -> None:
     draws[1, 2, 0, 3, 3] = np.nan
     with pytest.raises(ValueError, match="truth and draws of simulation 1 must not be NaN, got 1 NaN"):
         pixel_coverage(truth, draws)
+
+
+def test_all_checks_name_the_band_that_is_over_confident() -> None:
+    rng = np.random.default_rng(11)
+    truth, draws, _ = wiener_posterior(rng, 60)
+    exact = check_fields(truth, draws, edges=EDGES)
+    assert exact.passes()
+    assert exact.verdict().startswith("Fields calibrated: 6 checks of 60 fields pass")
+    narrow = np.where((K > EDGES[1]) & (K <= EDGES[2]), 0.8, 1.0)
+    truth, draws, _ = wiener_posterior(rng, 60, narrow)
+    wrong = check_fields(truth, draws, edges=EDGES)
+    assert not wrong.passes()
+    assert wrong.p_values()["spread in Fourier bands"] < 1e-4
+    centre = f"{wrong.bands.centers[1]:.3g}"
+    assert f"over-confident at |k| of {centre} (channel 0), {centre} (channel 1)." in wrong.verdict()
+    assert "too wide" not in wrong.verdict()

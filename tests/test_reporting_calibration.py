@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bayesdiff import reporting
-from bayesdiff.calibration import Fault, Sbc, ecdf_band, sbc
+from bayesdiff.calibration import Fault, Sbc, check_fields, ecdf_band, sbc
 from tests.sbc_toys import Conjugate, model
 
 PICTURES = ("ecdf", "ranks", "coverage", "tarp", "z")
@@ -86,3 +86,15 @@ def test_curve_leaves_the_band_where_the_posterior_is_wrong():
         curve = np.asarray(axes.lines[1].get_ydata()) + band.points
         assert bool(((curve < band.lower) | (curve > band.upper)).any()) == leaves
         assert axes.lines[2].get_xdata().size > 0 if leaves else axes.lines[2].get_xdata().size == 0
+
+
+@pytest.mark.parametrize(("width", "level"), [(1.0, "good"), (0.7, "bad")])
+def test_fields_stand_on_the_page(width, level, tmp_path):
+    rng = np.random.default_rng(2)
+    truth, draws = rng.standard_normal((40, 1, 16, 16)), width * rng.standard_normal((40, 19, 1, 16, 16))
+    checks = check_fields(truth, draws, edges=(0.5, 3.5, 8.0))
+    page = reporting.write_calibration_report(study(), tmp_path, title="Fields", fields=checks).read_text()
+    assert f'class="verdict {level}"' in page
+    assert tuple(images(page)) == (*PICTURES, "bands", "field_tarp")
+    assert "channel 0, V1 at 0 sd" in page
+    assert ("Fields calibrated" in (tmp_path / "verdict.txt").read_text()) == (level == "good")

@@ -16,6 +16,7 @@ from .coverage import Coverage, CoverageCurve, central_coverage, coverage, densi
 from .density_ranks import density_ranks, joint_density_ranks
 from .ecdf import EcdfBand, EcdfTest, ecdf_band, ecdf_test, rank_counts, rank_ecdf
 from .exchange import ExchangeTest, exchange_test
+from .field_checks import FieldChecks, check_fields
 from .field_coverage import BandCoverage, PixelCoverage, band_coverage, pixel_coverage
 from .field_functionals import FunctionalRanks, field_tarp, functional_ranks
 from .local_coverage import LocalCoverage, local_coverage
@@ -41,6 +42,7 @@ __all__ = [
     "ExchangeTest",
     "Exponent",
     "Fault",
+    "FieldChecks",
     "FunctionalRanks",
     "LocalCoverage",
     "PixelCoverage",
@@ -52,6 +54,7 @@ __all__ = [
     "band_coverage",
     "box_references",
     "central_coverage",
+    "check_fields",
     "chi_square",
     "coverage",
     "crps",

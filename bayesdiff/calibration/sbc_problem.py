@@ -212,8 +212,8 @@ def make_problem(
     values, observation = jax.eval_shape(simulator, jax.random.key(0))
     if missing := [name for name in sites.latent if name not in values and parameters is None]:
         raise ValueError(
-            f"no true value of '{missing[0]}' is given with the data: let the simulator return it, or name what is to be "
-            "ranked by parameters=..."
+            f"no true value of '{missing[0]}' is given with the data: let the simulator return it, or name what is to "
+            "be ranked by parameters=..."
         )
     if parameters is None:
         chosen = tuple(name for name in sites.latent if np.prod(values[name].shape, dtype=int) <= LARGEST_PARAMETER)

@@ -12,6 +12,8 @@ from bayesdiff.calibration.sbc_records import MEANING
 from bayesdiff.reporting.figures_calibration import (
     coverage_figure,
     ecdf_figure,
+    field_bands_figure,
+    field_tarp_figure,
     rank_histogram_figure,
     tarp_figure,
     z_contraction_figure,
@@ -19,13 +21,19 @@ from bayesdiff.reporting.figures_calibration import (
 from bayesdiff.reporting.html_page import Level, Picture, Section, banner, pairs, picture, table, write_page
 
 if TYPE_CHECKING:
-    from bayesdiff.calibration import Sbc
+    from bayesdiff.calibration import FieldChecks, Sbc
 
 _HEADINGS = {"good": "Calibrated", "caution": "Undecided", "bad": "Not calibrated"}
 
 
 def write_calibration_report(
-    study: Sbc, folder: str | Path, *, title: str, notes: Sequence[str] = (), level: float = 0.01
+    study: Sbc,
+    folder: str | Path,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    level: float = 0.01,
+    fields: FieldChecks | None = None,
 ) -> Path:
     """Write ``calibration.csv``, ``verdict.txt`` and a self-contained ``report.html``.
 
@@ -35,22 +43,25 @@ def write_calibration_report(
         title: heading of the page.
         notes: remarks, one paragraph each.
         level: of the tests.
+        fields: checks of the fields of the same simulations, from :func:`bayesdiff.calibration.check_fields`.
 
     Returns:
         Path of the page.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sentence = study.verdict(level)
+    sentence = study.verdict(level) if fields is None else f"{study.verdict(level)} {fields.verdict(level)}"
     (folder / "verdict.txt").write_text(sentence + "\n", encoding="utf-8")
     absent = None if study.ranked.any() else "No simulation has a posterior, so there is nothing to show here."
     sections = [Section("table", "Tests", absent or _table(study, level, folder))]
     sections += [picture(shown._replace(build=absent or shown.build)) for shown in _pictures(study)]
+    if fields is not None:
+        sections += _fields(fields)
     sections += [
         Section("failed", "Failed simulations", _failed(study)),
         Section("run", "How to redo this study", pairs((k.replace("_", " "), v) for k, v in study.attributes.items())),
     ]
-    judged = judge(study, level)
+    judged: Level = "bad" if fields is not None and not fields.passes(level) else judge(study, level)
     return write_page(folder / "report.html", title, banner(judged, _HEADINGS[judged], sentence), notes, sections)
 
 
@@ -117,6 +128,30 @@ def _pictures(study: Sbc) -> list[Picture]:
             "The band spans two standard deviations.",
         ),
     ]
+
+
+def _fields(checks: FieldChecks) -> list[Section]:
+    """Coverage by band, TARP of whole fields, and the p-values of every check and functional."""
+    shown = [
+        Picture(
+            "bands",
+            "Fields: coverage of Fourier modes",
+            lambda: field_bands_figure(checks),
+            f"How often central intervals of the draws hold the true coefficients of {checks.num_simulations} fields, "
+            "less what they say. Below the line: over-confident. Bars are two standard errors, by the scatter of draws "
+            "that might have been the truth.",
+        ),
+        Picture(
+            "field_tarp",
+            "Fields: joint coverage (TARP)",
+            lambda: field_tarp_figure(checks),
+            "Expected coverage of regions around other fields, every band of scales counting alike.",
+        ),
+    ]
+    tests = checks.functionals
+    rows = [[name, f"{p:.3g}"] for name, p in checks.p_values().items()]
+    rows += [[name, f"{p:.3g}"] for name, p in zip(tests.names, tests.per_quantity, strict=True)]
+    return [*map(picture, shown), Section("functionals", "Fields: every check", table(("check", "p"), rows))]
 
 
 def _failed(study: Sbc) -> str:

@@ -6,6 +6,7 @@ discrete ranks; those of histograms and of coverage hold each bin or level by it
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,10 @@ from bayesdiff.calibration.coverage import central_coverage
 from bayesdiff.calibration.ecdf import ecdf_band, rank_ecdf
 from bayesdiff.calibration.tarp import tarp
 from bayesdiff.reporting.parameters import symbol
-from bayesdiff.reporting.style import INK, POSTERIOR, PRIOR, TRUTH, despine, new_figure, styled
+from bayesdiff.reporting.style import CHAINS, INK, POSTERIOR, PRIOR, TRUTH, despine, new_figure, styled
 
 if TYPE_CHECKING:
-    from bayesdiff.calibration import Sbc
+    from bayesdiff.calibration import FieldChecks, Sbc, Tarp
 
 BAND = "#e3e3e3"
 _LEVEL = 0.95
@@ -91,7 +92,46 @@ def coverage_figure(study: Sbc) -> Figure:
 @styled
 def tarp_figure(study: Sbc) -> Figure:
     """Expected coverage of the joint posterior of all quantities, by distances from the truths of other simulations."""
-    measured = tarp(study.truth[study.ranked], study.draws[study.ranked])
+    return _tarp(tarp(study.truth[study.ranked], study.draws[study.ranked]))
+
+
+@styled
+def field_tarp_figure(checks: FieldChecks) -> Figure:
+    """Expected coverage of whole fields."""
+    return _tarp(checks.tarp)
+
+
+@styled
+def field_bands_figure(checks: FieldChecks) -> Figure:
+    """How often central intervals hold the true Fourier coefficients, less what they say, by |k|: a panel a channel."""
+    bands = checks.bands
+    figure, panels = _grid(len(bands.coverage.observed), 2.6)
+    reach = 1.15 * float(np.max(np.abs(bands.coverage.observed - bands.levels) + 2 * bands.coverage.standard_error))
+    for channel, axes in enumerate(panels):
+        axes.axhline(0.0, color=PRIOR, lw=0.9)
+        for level, colour, excess, error in zip(
+            bands.levels,
+            itertools.cycle(CHAINS),
+            (bands.coverage.observed[channel] - bands.levels).T,
+            bands.coverage.standard_error[channel].T,
+            strict=False,
+        ):
+            axes.errorbar(
+                bands.centers, excess, 2 * error, fmt="o-", ms=3, lw=1, capsize=2, color=colour, label=f"{level:.0%}"
+            )
+        axes.set(xscale="log", ylim=(-reach, reach))
+        axes.set_xticks(bands.centers, [f"{k:.3g}" for k in bands.centers])
+        axes.minorticks_off()
+        if len(panels) > 1:
+            axes.set_title(f"channel {channel}")
+        despine(axes)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("|k|", fontsize=9)
+    figure.supylabel("truths inside − nominal", fontsize=9)
+    return figure
+
+
+def _tarp(measured: Tarp) -> Figure:
     figure = new_figure(4.2, 3.9)
     axes = figure.subplots()
     _diagonal(axes)
