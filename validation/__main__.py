@@ -18,6 +18,8 @@ STUDIES = {
     "noncentred": ("noncentred", "run", "a whole field sampled without centre, against its exact posterior"),
     "power": ("power", "run", "calibration checks on posteriors that are wrong by a known amount"),
     "twin_calibration": ("twin_calibration", "run", "a thousand simulations for each engine on the analytic twin"),
+    "misspecification": ("misspecification", "run", "posteriors of the twin on data that it does not describe"),
+    "prior_calibration": ("prior_calibration", "run", "calibration of the dust prior: its own draws and held-out dust"),
     "simulations": ("simulations", "run", "spectra of the N-body simulations against halofit"),
     "known_answer": ("known_answer", "run", "a trained conditional prior whose posterior is known, by every estimator"),
     "density_fields": ("density_fields", "run", "cosmology from dark-matter fields of 150 held-out simulations"),
