@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 import bayesdiff as bd
-from inference.folder import RUNNING_STORE, clear_output
+from inference.folder import RESULT, RUNNING_STORE, clear_output
 from inference.mass_mapping import load_prior, reconstruct, wiener_of, write_results
 from inference.sampled_field import field_draws
 from models.mass_mapping.data import ShearMap, load_cosmos
@@ -34,6 +34,7 @@ LENGTHS = {"twin": (500, 2000), NAME: (100, 150)}
 """Warm-up and draws of each chain, by prior: a gradient of the trained one costs hundreds of those of the twin."""
 MANY_STEPS = 24
 SEED = 11
+FOLDER = RESULTS / "mass_mapping"
 
 
 class Errors(NamedTuple):
@@ -53,31 +54,41 @@ class Errors(NamedTuple):
 
 
 def run() -> list[Figure]:
-    """All figures of this study; a report with the pictures of each map is kept beside them.
+    """Both maps with the twin, and COSMOS with the trained prior: figures, and a report with the pictures of each map.
 
-    A run that is killed continues where it was.
+    A run that is killed continues where it was, and what is finished is not done again.
     """
-    maps = {"COSMOS": load_cosmos(), "held-out map": observe_held_out(jax.random.key(SEED))}
-    gaussian = gaussian_convergence()
-    figures = []
-    for prior_name, (num_warmup, num_samples) in LENGTHS.items():
-        prior = load_prior(prior_name)
-        if prior_name == NAME:
-            figures.append(flow_error(prior))
-        # One model for both maps: the survey is the same.
-        model = make_model(prior, maps["COSMOS"].survey, convergence_scale(prior).convergence)
+    trained = load_prior(NAME)
+    figures = [figure for name in observations() for figure in mapped(name, load_prior("twin"), "twin")]
+    return [*figures, flow_error(trained), *mapped("COSMOS", trained, NAME)]
+
+
+def held_out() -> list[Figure]:
+    """The held-out map with the trained prior, another hour on a core."""
+    return mapped("held-out map", load_prior(NAME), NAME)
+
+
+def observations() -> dict[str, ShearMap]:
+    """What is mapped."""
+    return {"COSMOS": load_cosmos(), "held-out map": observe_held_out(jax.random.key(SEED))}
+
+
+def mapped(name: str, prior: bd.DiffusionModel, prior_name: str) -> list[Figure]:
+    """The figures of one map with one prior."""
+    observed, folder = observations()[name], FOLDER / f"{name.replace(' ', '_').lower()}_{prior_name}"
+    if not (folder / RESULT).exists():
+        store = folder / RUNNING_STORE
+        if not store.exists():
+            clear_output(folder)
+        num_warmup, num_samples = LENGTHS[prior_name]
+        model = make_model(prior, observed.survey, convergence_scale(prior).convergence)
+        options: Any = {"num_chains": NUM_CHAINS, "num_samples": num_samples, "seed": SEED, "store": store}
         algorithm = bd.AdjustedMCLMC(num_warmup=num_warmup)
-        for name, observed in maps.items():
-            folder = RESULTS / "mass_mapping" / f"{name.replace(' ', '_').lower()}_{prior_name}"
-            store = folder / RUNNING_STORE
-            if not store.exists():
-                clear_output(folder)
-            options: Any = {"num_chains": NUM_CHAINS, "num_samples": num_samples, "seed": SEED, "store": store}
-            data = reconstruct(observed, gaussian, model, algorithm=algorithm, **options)
-            write_results(data, observed, folder, prior_name)
-            label = f"{name}, {prior_name}"
-            figures += [replace(figure, name=f"{label}: {figure.name}") for figure in figures_of(data, observed)]
-    return figures
+        data = reconstruct(observed, gaussian_convergence(), model, algorithm=algorithm, **options)
+        write_results(data, observed, folder, prior_name)
+    data = xr.open_datatree(folder / RESULT, engine="zarr")
+    label = f"{name}, {prior_name}"
+    return [replace(figure, name=f"{label}: {figure.name}") for figure in figures_of(data, observed)]
 
 
 def flow_error(prior: bd.DiffusionModel, num: int = 32) -> Figure:

@@ -70,7 +70,7 @@ class NoisyDiffusion(Distribution):
         add = lambda x, white, s, context: x + s * colour(white, self.model.noise_power(context))  # noqa: E731
         white = jax.random.normal(noise_key, x.shape, x.dtype)
         y = over_batch(add, shape, [(x, 3), (white, 3), (self.noise_level, 0), (self.context, 1)])
-        return jnp.where(self._inside()[..., None, None, None], y, jnp.nan)
+        return jnp.where(self.inside[..., None, None, None], y, jnp.nan)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density of observations (..., C, H, W); minus infinity for parameters outside the model's range.
@@ -86,7 +86,7 @@ class NoisyDiffusion(Distribution):
         batch = jnp.broadcast_shapes(value.shape[:-3], self.batch_shape)
         evaluate = lambda y, s, context: self.log_density(self.model, y, s, context)  # noqa: E731
         density = over_batch(evaluate, batch, [(value, 3), (s, 0), (context, 1)])
-        return jnp.where(self._inside(), density, -jnp.inf)
+        return jnp.where(self.inside, density, -jnp.inf)
 
     def sample_latent(self, key: jax.Array, y: jax.Array, num_steps: int = 24) -> jax.Array:
         """Draw x given y by the reverse SDE from t*.
@@ -109,8 +109,9 @@ class NoisyDiffusion(Distribution):
         shape = jnp.broadcast_shapes(y.shape[:-3], self.batch_shape)
         draw = lambda key, y, s, context: reverse_sde(key, self.model, y, s, context, num_steps)  # noqa: E731
         x = over_batch(draw, shape, [key_argument(key, shape), (y, 3), (self.noise_level, 0), (self.context, 1)])
-        return jnp.where(self._inside()[..., None, None, None], x, jnp.nan)
+        return jnp.where(self.inside[..., None, None, None], x, jnp.nan)
 
-    def _inside(self) -> jax.Array:
+    @property
+    def inside(self) -> jax.Array:
         """Whether noise level and context are in the model's range, of the batch shape."""
         return inside(self.noise_level, *self.model.noise_levels()) & self.model.context_inside(self.context)

@@ -4,12 +4,14 @@ For y = x + s Sigma_phi^(1/2) n with x from a diffusion prior, iterate (Heurtel-
 
 1. x | y, phi, s: the reverse SDE from the diffusion time t* of s, started at y;
 2. phi, s | x, y: several NUTS steps on prior x N(y - x; 0, s^2 Sigma_phi), which depends on x only through the power
-   of y - x summed over modes of equal |k|, computed once per iteration.
+   of y - x summed over modes of equal |k|, computed once per iteration;
+3. phi, s | (y - x) / (s Sigma_phi^(1/2)), y: Metropolis steps that the field follows.
 
 The conditional of (phi, s) is far narrower than the marginal posterior and moves with the residual, so its step size
 and mass matrix are adapted again at several iterations of the warm-up, each time on the residual of that moment. The
-log density that NUTS starts from is that of the new residual, never a stale one. The chain is exact up to the
-accuracy of denoiser and solver; it mixes slowly where s is much better known given the field than without it.
+log density that NUTS starts from is that of the new residual, never a stale one. Where s is much better known given the
+field than without it these two creep, and a third step moves parameters and field together
+(:mod:`bayesdiff.sampling.interweaving`). The chain is exact up to the accuracy of denoiser and solver.
 
 On a CPU the parameters of one chain move after those of another, as the chains of NUTS do: together they would all take
 as long as the one with the longest trajectories.
@@ -30,17 +32,19 @@ from numpyro.infer.util import potential_energy
 
 from .chains import Info, Kernel, Prepared, chain_keys
 from .diffusion_sites import group_power, noisy_sites, require_noisy_sites, with_residual_power
+from .interweaving import Fields, Proposal, first_proposal, learn, shift, whitened_residuals
 from .nuts import guarded_metric
 from .start import Start
 from .target import BoundModel, Data, Position, Target
 
 
 class GibbsState(NamedTuple):
-    """Positions of the chains (num_chains, ...) and the tuning of their NUTS steps."""
+    """Positions of the chains (num_chains, ...) and the tuning of their steps."""
 
     position: Position
     step_size: jax.Array
     inverse_mass_matrix: jax.Array
+    proposal: Proposal
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class GibbsDiffusion:
         num_warmup: iterations before the first draw.
         num_diffusion_steps: denoiser evaluations of each field draw.
         num_parameter_steps: NUTS steps on the parameters per iteration.
+        num_shifts: Metropolis steps per iteration that take the field along, of four denoiser evaluations each; 0
+            leaves them out.
         num_adaptations: how often NUTS is adapted, evenly over the warm-up.
         adaptation_steps: steps of BlackJAX's window adaptation each time.
         target_acceptance: acceptance rate that the step size is adapted to.
@@ -59,6 +65,7 @@ class GibbsDiffusion:
     num_warmup: int = 100
     num_diffusion_steps: int = 24
     num_parameter_steps: int = 5
+    num_shifts: int = 4
     num_adaptations: int = 4
     adaptation_steps: int = 200
     target_acceptance: float = 0.8
@@ -66,6 +73,8 @@ class GibbsDiffusion:
     def __post_init__(self) -> None:
         if min(self.num_diffusion_steps, self.num_parameter_steps, self.num_adaptations) < 1:
             raise ValueError("num_diffusion_steps, num_parameter_steps and num_adaptations must be at least 1")
+        if self.num_shifts < 0:
+            raise ValueError(f"num_shifts must not be negative, got {self.num_shifts}")
         if self.num_warmup < self.num_adaptations:
             raise ValueError(
                 f"num_warmup must be at least num_adaptations={self.num_adaptations}, got {self.num_warmup}"
@@ -115,18 +124,18 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         given_field = with_residual_power(functions.model, powers)
         return -jnp.asarray(potential_energy(given_field, args, kwargs, position), dtype=float)
 
-    def draw_powers(key: jax.Array, position: Position, data: Data) -> dict[str, jax.Array]:
-        powers = {}
+    def draw_fields(key: jax.Array, position: Position, data: Data) -> tuple[Fields, Fields]:
+        fields, powers = {}, {}
         for index, (name, (fn, y)) in enumerate(noisy_sites(functions, position, data).items()):
-            x = fn.sample_latent(jax.random.fold_in(key, index), y, settings.num_diffusion_steps)
-            powers[name] = group_power(fn.model, y - x)
-        return powers
+            fields[name] = fn.sample_latent(jax.random.fold_in(key, index), y, settings.num_diffusion_steps)
+            powers[name] = group_power(fn.model, y - fields[name])
+        return fields, powers
 
     def init(key: jax.Array, start: Start, data: Data) -> GibbsState:
         flat = jax.vmap(lambda position: ravel_pytree(position)[0])(start.position)
         num_chains, size = flat.shape
         eye = jnp.broadcast_to(jnp.eye(size), (num_chains, size, size))
-        return GibbsState(start.position, jnp.full(num_chains, 0.1), eye)
+        return GibbsState(start.position, jnp.full(num_chains, 0.1), eye, jax.vmap(first_proposal)(start.position))
 
     def adapt(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> GibbsState:
         warmup = blackjax.window_adaptation(
@@ -138,7 +147,7 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         )
         adapted, _ = warmup.run(key, state.position, settings.adaptation_steps)  # pyright: ignore[reportCallIssue]
         last, parameters = adapted
-        return GibbsState(last.position, parameters["step_size"], parameters["inverse_mass_matrix"])
+        return state._replace(position=last.position, **parameters)
 
     def move(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> tuple[GibbsState, Info]:
         def target(q: Position) -> jax.Array:
@@ -158,6 +167,18 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         }
         return state._replace(position=last.position), statistics
 
+    def shift_all(key: jax.Array, state: GibbsState, fields: Fields, warming: jax.Array, data: Data) -> GibbsState:
+        white = whitened_residuals(functions, state.position, fields, data)
+
+        def one(carry: tuple[Position, Proposal], key: jax.Array) -> tuple[tuple[Position, Proposal], None]:
+            position, acceptance = shift(key, carry[0], white, carry[1], functions, data)
+            learnt = learn(carry[1], position, acceptance)
+            return (position, jax.tree.map(lambda a, b: jnp.where(warming, a, b), learnt, carry[1])), None
+
+        keys = jax.random.split(key, settings.num_shifts)
+        (position, proposal), _ = jax.lax.scan(one, (state.position, state.proposal), keys)
+        return state._replace(position=position, proposal=proposal)
+
     def each(function: Callable[..., Any], chains: tuple[Any, ...], data: Data) -> Any:
         if in_turn:
             return jax.lax.map(lambda chain: function(*chain, data), chains)
@@ -165,8 +186,9 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
 
     def step(key: jax.Array, index: jax.Array, state: GibbsState, data: Data) -> tuple[GibbsState, Info]:
         keys = chain_keys(key, state.step_size.shape[0])
-        field_keys, adapt_keys, move_keys = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(keys), 1, 0)
-        powers = jax.vmap(draw_powers, in_axes=(0, 0, None))(field_keys, state.position, data)
+        split = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 4))(keys), 1, 0)
+        field_keys, adapt_keys, move_keys, shift_keys = split
+        fields, powers = jax.vmap(draw_fields, in_axes=(0, 0, None))(field_keys, state.position, data)
         adapting = (index < settings.num_warmup) & (index % spacing == 0)
 
         def adapted() -> GibbsState:
@@ -174,6 +196,10 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
             return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
 
         state = jax.lax.cond(adapting, adapted, lambda: state)
-        return each(move, (move_keys, state, powers), data)
+        state, statistics = each(move, (move_keys, state, powers), data)
+        if settings.num_shifts:
+            warming = index < settings.num_warmup
+            state = jax.vmap(shift_all, in_axes=(0, 0, 0, None, None))(shift_keys, state, fields, warming, data)
+        return state, statistics
 
     return Kernel(init, step, lambda state: state.position, settings.num_warmup, independent=True, in_turn=in_turn)
