@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import bayesdiff as bd
+from bayesdiff.sampling.target import build_target
 from models.dust_cmb.model import PRIOR_BOUNDS, make_model
 from models.linear_gaussian import make_twin
 from validation import misspecification
@@ -45,10 +46,11 @@ def test_one_observation_gives_a_wrong_amplitude_away(twin: bd.DiffusionModel) -
     y = np.asarray(bd.NoisyDiffusion(twin, truth["sigma"], (truth["H0"], truth["omega_b"])).sample(jax.random.key(3)))
     # Draws near the truth stand for a posterior; then ones that know half of the amplitude only.
     draws = {name: value * (1.0 + 0.01 * rng.standard_normal(40)) for name, value in truth.items()}
-    right = look(jax.random.key(4), model, y, draws, twin.name, 39, 60)
+    target = build_target(jax.random.key(0), model, (np.zeros_like(y),))
+    right = look(jax.random.key(4), target, y, draws, twin.name, 39, 60)
     assert right.fields.shape == (39, 1, SIZE, SIZE)
     assert right.findings == ()
-    wrong = look(jax.random.key(4), model, y, draws | {"sigma": 0.5 * draws["sigma"]}, twin.name, 39, 60)
+    wrong = look(jax.random.key(4), target, y, draws | {"sigma": 0.5 * draws["sigma"]}, twin.name, 39, 60)
     assert any("unlike data replicated" in finding for finding in wrong.findings)
 
 

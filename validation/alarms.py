@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
 
-import bayesdiff as bd
 from bayesdiff.reporting.model_checks import check_predictive
+from bayesdiff.sampling.latent_fields import fields_of
+from bayesdiff.sampling.predictive import checks_of
+from bayesdiff.sampling.target import Target
 
 
 class Looked(NamedTuple):
@@ -27,7 +29,7 @@ class Looked(NamedTuple):
 
 def look(
     key: jax.Array,
-    model: Callable[..., Any],
+    target: Target,
     y: np.ndarray,
     draws: Mapping[str, np.ndarray],
     field: str,
@@ -38,7 +40,7 @@ def look(
 
     Args:
         key: random key.
-        model: NumPyro model of ``y``.
+        target: of the model, at any data: what is compiled serves all.
         y: the observation.
         draws: of every latent site, (draw,).
         field: name of the latent field.
@@ -47,8 +49,9 @@ def look(
     """
     posterior = xr.Dataset({name: (("chain", "draw"), np.asarray(x)[None]) for name, x in draws.items()})
     data = xr.DataTree.from_dict({"posterior": posterior})
-    key_fields, key_checks = jax.random.split(key)
-    data = bd.draw_fields(key_fields, model, y, data, num_draws=num_fields, progress=False)
-    data = bd.predictive_checks(key_checks, model, y, data, num_replicates=num_replicates, progress=False)
+    key_target, key_fields, key_checks = jax.random.split(key, 3)
+    target = target.with_data(key_target, y)
+    data = fields_of(key_fields, target, data, num_draws=num_fields, progress=False)
+    data = checks_of(key_checks, target, data, num_replicates=num_replicates, progress=False)
     findings = tuple(finding.what for finding in check_predictive(data))
     return Looked(np.asarray(data["fields"][field].values)[0], findings)

@@ -25,6 +25,7 @@ from bayesdiff.cosmology.emulator import LMIN
 from bayesdiff.cosmology.flat_sky import cmb_power
 from bayesdiff.diffusion.noise import colour
 from bayesdiff.fields.patches import regrid
+from bayesdiff.sampling.target import build_target
 from bayesdiff.windows import MapWindows
 from models.dust_cmb.data import DATA_FILE, load_dust_maps
 from models.dust_cmb.model import PRIOR_BOUNDS, make_model
@@ -74,11 +75,12 @@ def judged(name: str, twin: bd.DiffusionModel, simulator: Callable, folder: Path
     bd.reporting.write_calibration_report(study, folder, title=f"The twin on {name}", notes=(str(__doc__),))
     numbers = np.arange(NUM_LOOKED)
     _, observation = bd.calibration.simulations(key, model, numbers, simulator=simulator)
+    target = build_target(key, model, (observation["y"][0],))
     flagged, kinds_found = 0, {"replicated": 0, "separated": 0}
     for number in numbers:
         draws = dict(zip(study.names, study.draws[number].T, strict=True))
         found = look(
-            jax.random.fold_in(key, number), model, observation["y"][number], draws, twin.name, NUM_FIELDS,
+            jax.random.fold_in(key, number), target, observation["y"][number], draws, twin.name, NUM_FIELDS,
             NUM_REPLICATES,
         ).findings  # fmt: skip
         flagged += bool(found)

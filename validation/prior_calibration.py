@@ -20,6 +20,7 @@ from rich.table import Table
 import bayesdiff as bd
 from bayesdiff.calibration import FieldChecks, Sbc, central_coverage, check_fields, tarp
 from bayesdiff.diffusion.samplers import draw_prior
+from bayesdiff.sampling.target import build_target
 from models.denoising.data import load_dust
 from models.denoising.model import NOISE_BOUNDS, make_model
 from models.denoising.prior import DUST
@@ -56,13 +57,14 @@ def calibrate(prior: bd.DiffusionModel, simulator: Callable, folder: Path, name:
     )
     numbers = np.arange(NUM_FIELDS)
     truth, observation = bd.calibration.simulations(key, model, numbers, simulator=simulator)
+    target = build_target(key, model, (observation["y"][0],))
     draws = []
     for number in numbers:
         path = folder / "fields" / f"{number:03d}.npy"
         if not path.exists():
             posterior = dict(zip(study.names, study.draws[number].T, strict=True))
             some = look(
-                jax.random.fold_in(key, number), model, observation["y"][number], posterior, prior.name, NUM_DRAWS, 0
+                jax.random.fold_in(key, number), target, observation["y"][number], posterior, prior.name, NUM_DRAWS, 0
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             partial_path = path.with_suffix(".partial.npy")

@@ -12,7 +12,7 @@ from bayesdiff.cosmology.gaussian import wiener_separation
 from .diffusion_sites import noisy_sites_at, require_noisy_sites
 from .kept_draws import keep_draws, map_draws, result_argument
 from .sites import FIELD_DIMS
-from .target import BoundModel, Data, Model, build_target
+from .target import BoundModel, Data, Model, Target, build_target
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,14 +48,21 @@ def draw_fields(
     Raises:
         ValueError: no result was given, it lacks a latent site of the model, or the model has no NoisyDiffusion site.
     """
-    import xarray as xr
-
     model_args, data = result_argument(model_args, data, "draw_fields")
     key_target, key_draws = jax.random.split(key)
     target = build_target(key_target, model, model_args, model_kwargs)
     require_noisy_sites(key_target, target, "draw_fields")
+    return fields_of(key_draws, target, data, num_draws, num_steps, progress)
+
+
+def fields_of(
+    key: jax.Array, target: Target, data: xr.DataTree, num_draws: int = 200, num_steps: int = 24, progress: bool = True
+) -> xr.DataTree:
+    """:func:`draw_fields` of a target; compiled once for all data of one target."""
+    import xarray as xr
+
     kept = keep_draws(target, data, num_draws)
-    drawn = map_draws(_fields, (target.functions, num_steps), key_draws, kept.values, target.data, "fields", progress)
+    drawn = map_draws(_fields, (target.functions, num_steps), key, kept.values, target.data, "fields", progress)
     shape = (len(kept.chain), len(kept.draw))
     group = xr.Dataset(
         {

@@ -68,18 +68,28 @@ def predictive_checks(
     Raises:
         ValueError: no result was given, it lacks a latent site of the model, or nothing is left to be checked.
     """
-    import xarray as xr
-
     model_args, data = result_argument(model_args, data, "predictive_checks")
     key_target, key_draws = jax.random.split(key)
     target = build_target(key_target, model, model_args, model_kwargs)
+    return checks_of(key_draws, target, data, num_replicates, num_bands, progress)
+
+
+def checks_of(
+    key: jax.Array,
+    target: Target,
+    data: xr.DataTree,
+    num_replicates: int = 200,
+    num_bands: int = 6,
+    progress: bool = True,
+) -> xr.DataTree:
+    """:func:`predictive_checks` of a target; compiled once for all data of one target."""
+    import xarray as xr
+
     group = xr.Dataset()
     sites: set[str] = set()
     if num_replicates > 0:
         kept = keep_draws(target, data, num_replicates)
-        replicated = map_draws(
-            _replicate, (target.functions,), key_draws, kept.values, target.data, "replicates", progress
-        )
+        replicated = map_draws(_replicate, (target.functions,), key, kept.values, target.data, "replicates", progress)
         for site, values in replicated.items():
             names, statistics = _statistics(np.concatenate([target.observed[site][None], values]), num_bands)
             group[f"{site}_observed"] = ((f"{site}_statistic",), statistics[0])
