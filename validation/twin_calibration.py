@@ -8,6 +8,7 @@ printed if it ran from start to end at once.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,7 +46,7 @@ def run(folder: Path = RESULTS / "twin_calibration") -> list[Figure]:
 
 
 def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True) -> tuple[Sbc, float | None]:
-    """A campaign on the twin and its page, and its seconds if nothing of it was there before."""
+    """A campaign on the twin and its page, and its seconds if it ran from start to end at once."""
     problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[engine]
     store, new = folder / "study.sbc", not (folder / "study.sbc").exists()
     clock = time.perf_counter()
@@ -60,10 +61,12 @@ def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True
         store=store,
         progress=progress,
     )
-    seconds = time.perf_counter() - clock
+    record = folder / "seconds.json"
+    if new and study.attributes["status"] == "complete":
+        record.write_text(json.dumps(time.perf_counter() - clock))
     title = f"Calibration of the twin by {ALGORITHMS[engine]}"
     bd.reporting.write_calibration_report(study, folder, title=title, notes=(problem.about,))
-    return study, seconds if new else None
+    return study, json.loads(record.read_text()) if record.exists() else None
 
 
 def statistics(study: Sbc) -> list[Figure]:

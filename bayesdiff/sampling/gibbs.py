@@ -197,6 +197,7 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
 
         state = jax.lax.cond(adapting, adapted, lambda: state)
         state, statistics = each(move, (move_keys, state, powers), data)
+        # The statistics are those of the parameters given the field; the shifts have none of their own.
         if settings.num_shifts:
             warming = index < settings.num_warmup
             state = jax.vmap(shift_all, in_axes=(0, 0, 0, None, None))(shift_keys, state, fields, warming, data)
