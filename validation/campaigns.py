@@ -71,7 +71,7 @@ class Lengths(NamedTuple):
 
 
 CAMPAIGNS = {
-    Engine.nuts: Lengths(4, 500),
+    Engine.nuts: Lengths(4, 700),
     Engine.hmc: Lengths(4, 400),
     Engine.gibbs: Lengths(4, 500),
     Engine.surrogate: Lengths(4, 250),

@@ -28,7 +28,7 @@ from validation.figures import Figure, above, below
 SIZE = 32
 NOISE_LEVELS = (0.05, 2.0)
 TRUE_NOISE_LEVEL = 0.3
-NUM_SAMPLES = 16_000
+NUM_SAMPLES = 64_000
 CONTEXT = (67.0, 0.0224)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -23,6 +24,9 @@ import bayesdiff as bd
 from bayesdiff.calibration import Sbc, central_coverage, holm, tarp
 from validation.campaigns import ALGORITHMS, CAMPAIGNS, Engine, Name, make_engine, make_problem
 from validation.figures import RESULTS, Figure, above, below
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 NUM = 1000
 LEVEL = 0.01
@@ -45,7 +49,9 @@ def run(folder: Path = RESULTS / "twin_calibration") -> list[Figure]:
     return figures
 
 
-def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True) -> tuple[Sbc, float | None]:
+def campaign(
+    engine: Engine, folder: Path, num: int = NUM, progress: bool = True, client: Client | None = None
+) -> tuple[Sbc, float | None]:
     """A campaign on the twin and its page, and its seconds if it ran from start to end at once."""
     problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[engine]
     store, new = folder / "study.sbc", not (folder / "study.sbc").exists()
@@ -60,6 +66,7 @@ def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True
         quantities=problem.quantities,
         store=store,
         progress=progress,
+        client=client,
     )
     record = folder / "seconds.json"
     if new and study.attributes["status"] == "complete":
