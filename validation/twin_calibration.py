@@ -120,23 +120,24 @@ def cost(study: Sbc, seconds: float | None) -> list[Figure]:
 
 
 def one_by_one(chain_method: str) -> float:
-    """Median seconds of a simulation by one NumPyro ``MCMC``, run again for each: the same model, chains and lengths.
+    """Median seconds of a simulation by NumPyro's ``MCMC``, one for each: the same model, chains and lengths.
 
     It compiles for every data set, as ``MCMC`` does for new data; the first simulation is left out.
     """
     problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[Engine.nuts]
-    mcmc = MCMC(
-        NumPyroNUTS(problem.model, dense_mass=True),
-        num_warmup=make_engine(Engine.nuts).num_warmup,
-        num_samples=settings.num_samples,
-        num_chains=settings.num_chains,
-        chain_method=chain_method,
-        progress_bar=False,
-    )
     simulate = _simulator(problem.model)
     spent = []
     for number in range(NUM_ONE_BY_ONE + 1):
         y = simulate(jax.random.key(number))
+        # A new one for each: with vectorized chains NumPyro's cannot be run again.
+        mcmc = MCMC(
+            NumPyroNUTS(problem.model, dense_mass=True),
+            num_warmup=make_engine(Engine.nuts).num_warmup,
+            num_samples=settings.num_samples,
+            num_chains=settings.num_chains,
+            chain_method=chain_method,
+            progress_bar=False,
+        )
         clock = time.perf_counter()
         mcmc.run(jax.random.key(number), y)
         jax.block_until_ready(mcmc.get_samples())
