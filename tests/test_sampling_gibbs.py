@@ -122,10 +122,6 @@ def test_impossible_settings_are_refused(settings):
         bd.GibbsDiffusion(**settings)
 
 
-def log_normal_density(x: jax.Array, power: jax.Array) -> float:
-    return float(gaussian_log_density(x, power))
-
-
 def test_shifts_have_the_ratio_of_the_exact_density(twin):
     """With Gaussian dust the line integral of the score is a difference of closed forms, whatever moves."""
 
@@ -146,7 +142,7 @@ def test_shifts_have_the_ratio_of_the_exact_density(twin):
     between = {name: 0.5 * (old[name] + new[name]) for name in old}
     context = noisy_sites(functions, between, data)["y"][0].context
     prior_power = twin.denoiser.power + smallest**2 * twin.noise_power(context)
-    expected = log_normal_density(moved, prior_power) - log_normal_density(x, prior_power)
+    expected = float(gaussian_log_density(moved, prior_power) - gaussian_log_density(x, prior_power))
     expected += float(functions.log_prior(new, data) - functions.log_prior(old, data))
     assert float(log_ratio(functions, old, new, white, data)) == pytest.approx(expected, abs=1e-6)
     assert float(log_ratio(functions, new, old, white, data)) == pytest.approx(-expected, abs=1e-6)

@@ -33,6 +33,7 @@ from models.linear_gaussian import PIXEL_ARCMIN, make_twin
 from models.shared_data import data_folder
 from validation.alarms import look
 from validation.figures import RESULTS, Figure, above, below
+from validation.ranked import quantity_figures
 
 SIZE = 32
 NUM, NUM_LOOKED = 300, 40
@@ -40,7 +41,6 @@ NUM_FIELDS, NUM_REPLICATES = 39, 100
 NUM_SKIES, PATCHES_PER_SKY = 150, 20
 NOISE_RMS, WRONG_NOISE_RMS = 0.1, 0.2
 KEY = 17
-LEVELS = (0.68, 0.95)
 PARAMETERS = tuple(PRIOR_BOUNDS)
 OWN = "its own data"
 
@@ -92,14 +92,7 @@ def judged(name: str, twin: bd.DiffusionModel, simulator: Callable, folder: Path
     ]
     if name == OWN:
         figures[0] = above(figures[0].name, float(study.tests.adjusted.min()), 0.01)
-    ranks = (study.ranks + 0.5) / (study.num_draws + 1)
-    for i, parameter in enumerate(study.names):
-        z = study.z[:, i]
-        figures.append(Figure(f"{name}: {parameter}: mean |z|", float(np.nanmean(np.abs(z)))))
-        figures.append(Figure(f"{name}: {parameter}: mean z", float(np.nanmean(z))))
-        for level in LEVELS:
-            inside = float(np.mean(np.abs(ranks[:, i] - 0.5) < 0.5 * level))
-            figures.append(Figure(f"{name}: {parameter}: truths in the central {level:.0%} interval", inside))
+    figures += quantity_figures(name, study)
     share = flagged / NUM_LOOKED
     label = f"{name}: observations of {NUM_LOOKED} that are flagged, share"
     # One false alarm in forty would be chance.

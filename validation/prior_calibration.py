@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bayesdiff as bd
-from bayesdiff.calibration import FieldChecks, Sbc, central_coverage, check_fields, tarp
+from bayesdiff.calibration import FieldChecks, Sbc, check_fields, tarp
 from bayesdiff.diffusion.samplers import draw_prior
 from bayesdiff.sampling.target import build_target
 from models.denoising.data import load_dust
@@ -27,10 +27,10 @@ from models.denoising.prior import DUST
 from models.draws import BAND_EDGES, NUM_STEPS
 from validation.alarms import look
 from validation.figures import RESULTS, Figure, above, below
+from validation.ranked import LEVELS, quantity_figures
 
 NUM, NUM_FIELDS, NUM_DRAWS = 300, 100, 39
 KEY = 29
-LEVELS = (0.68, 0.95)
 SURROGATE = bd.MarginalSurrogate(
     bd.Elbo(num_times=32, num_noise=1), num_design=8, num_test=10, min_bulk=8, steps_per_draw=2
 )
@@ -93,8 +93,6 @@ def prior_field(prior: bd.DiffusionModel, key: jax.Array) -> jax.Array:
 
 def of_study(name: str, study: Sbc) -> list[Figure]:
     """Figures of the noise level."""
-    ranks, z = study.ranks[study.ranked], study.z[:, 0]
-    covered = central_coverage(ranks, study.num_draws, np.array(LEVELS)).coverage[:, 0]
     joint = tarp(study.truth[study.ranked], study.draws[study.ranked])
     smallest = float(study.tests.adjusted.min())
     label = f"{name}: noise level: smallest adjusted p-value of the ranks, {study.num_simulations} simulations"
@@ -104,12 +102,7 @@ def of_study(name: str, study: Sbc) -> list[Figure]:
         below(f"{name}: part of the simulations that failed", failed, 0.05)
         if name == OWN
         else Figure(f"{name}: part of the simulations that failed", failed),
-        Figure(f"{name}: noise level: mean |z|", float(np.nanmean(np.abs(z)))),
-        Figure(f"{name}: noise level: mean z", float(np.nanmean(z))),
-        *(
-            Figure(f"{name}: noise level: truths in the central {level:.0%} interval", float(share))
-            for level, share in zip(LEVELS, covered, strict=True)
-        ),
+        *quantity_figures(name, study),
         Figure(f"{name}: noise level: TARP area", joint.area),
     ]
 

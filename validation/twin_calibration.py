@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -24,9 +23,6 @@ import bayesdiff as bd
 from bayesdiff.calibration import Sbc, central_coverage, holm, tarp
 from validation.campaigns import ALGORITHMS, CAMPAIGNS, Engine, Name, make_engine, make_problem
 from validation.figures import RESULTS, Figure, above, below
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 NUM = 1000
 LEVEL = 0.01
@@ -57,9 +53,7 @@ def judged(engine: Engine, study: Sbc, seconds: float | None) -> list[Figure]:
     return figures if seconds is None else [*figures, Figure(f"{engine.value}: minutes", seconds / 60.0)]
 
 
-def campaign(
-    engine: Engine, folder: Path, num: int = NUM, progress: bool = True, client: Client | None = None
-) -> tuple[Sbc, float | None]:
+def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True) -> tuple[Sbc, float | None]:
     """A campaign on the twin and its page, and its seconds if it ran from start to end at once."""
     problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[engine]
     store, new = folder / "study.sbc", not (folder / "study.sbc").exists()
@@ -74,7 +68,6 @@ def campaign(
         quantities=problem.quantities,
         store=store,
         progress=progress,
-        client=client,
     )
     record = folder / "seconds.json"
     if new and study.attributes["status"] == "complete":

@@ -70,7 +70,7 @@ def first_proposal(position: Position) -> Proposal:
 
 
 def whitened_residuals(functions: BoundModel, position: Position, fields: Fields, data: Data) -> Fields:
-    """N of every site, given its field."""
+    """The whitened residual n of every site, given its field."""
 
     def one(residual: jax.Array, s: jax.Array, power: jax.Array) -> jax.Array:
         return filter_field(residual, 1.0 / (s * jnp.sqrt(power)))
@@ -111,7 +111,7 @@ def learn(proposal: Proposal, position: Position, acceptance: jax.Array) -> Prop
 
 
 def log_ratio(functions: BoundModel, old: Position, new: Position, white: Fields, data: Data) -> jax.Array:
-    """Log p(new | n, y) - log p(old | n, y), a scalar; NaN where the model does not reach."""
+    """Difference log p(new | n, y) - log p(old | n, y), a scalar; NaN where the model does not reach."""
     sites = noisy_sites(functions, jax.tree.map(lambda a, b: 0.5 * (a + b), old, new), data)
 
     def fields(share: jax.Array) -> Fields:
