@@ -188,3 +188,25 @@ def bound(model, y):
     """The functions and the data of a model, as the engines have them."""
     target = build_target(jax.random.key(0), model, (y,))
     return target.functions, target.data
+
+
+def test_fields_in_a_plate_that_share_the_amplitude(twin):
+    """NumPyro expands their distribution; another likelihood stands beside them."""
+
+    def model(y=None, z=None):
+        sigma = numpyro.sample("sigma", dist.Uniform(*BOUNDS))
+        mean = numpyro.sample("mean", dist.Normal(0.0, 1.0))
+        with numpyro.plate("fields", 3):
+            numpyro.sample("y", bd.NoisyDiffusion(twin, sigma, (1.0,)), obs=y)
+        numpyro.sample("z", dist.Normal(mean, 1.0), obs=z)
+
+    y = bd.NoisyDiffusion(twin, 0.5, (1.0,)).sample(jax.random.key(5), (3,))
+    algorithm = bd.GibbsDiffusion(num_warmup=80, num_diffusion_steps=2, num_parameter_steps=2, adaptation_steps=80)
+    settings = {"num_samples": 500, "num_chains": 2, "progress": False}
+    gibbs = bd.sample(jax.random.key(0), model, y, 1.5, algorithm=algorithm, **settings)["posterior"]
+    nuts = bd.sample(jax.random.key(1), model, y, 1.5, algorithm=bd.NUTS(num_warmup=300), **settings)["posterior"]
+    for name in ("sigma", "mean"):
+        spread = float(nuts[name].std())
+        errors = [1.0 / arviz_stats.ess(x[name].values) for x in (gibbs, nuts)]
+        assert abs(float(gibbs[name].mean() - nuts[name].mean())) < 4.0 * spread * np.sqrt(sum(errors))
+        assert float(gibbs[name].std()) == pytest.approx(spread, rel=0.25)

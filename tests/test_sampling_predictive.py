@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.stats import kstest
 
 import bayesdiff as bd
+from models.linear_gaussian import make_twin
 from tests.diffusion_toys import coloured_noise, filtered, red_power, wavenumber
 
 SIZE = 16
@@ -103,3 +104,30 @@ def test_nothing_to_check_is_refused(model, twin):
         bd.predictive_checks(jax.random.key(0), model, y, tree, num_replicates=0)
     with pytest.raises(ValueError, match="needs the result"):
         bd.predictive_checks(jax.random.key(0), model, y)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_fields_of_a_plate_are_drawn_and_checked(shared):
+    """Each with its own noise level, or all with one: NumPyro expands the distribution then."""
+
+    twin, context = make_twin(16), (67.4, 0.0224)
+
+    def plated(y=None):
+        level = numpyro.sample("level", dist.Uniform(0.1, 1.2)) if shared else None
+        with numpyro.plate("maps", 3):
+            s = level if shared else numpyro.sample("s", dist.Uniform(0.1, 1.2))
+            numpyro.sample("y", bd.NoisyDiffusion(twin, s, context), obs=y)
+
+    y = bd.NoisyDiffusion(twin, 0.7, context).sample(jax.random.key(1), (3,))
+    data = bd.sample(jax.random.key(2), plated, y, num_chains=2, num_samples=50, progress=False)
+    data = bd.draw_fields(jax.random.key(3), plated, y, data, num_draws=20, progress=False)
+    fields = data["fields"].to_dataset()
+    shape = (2, 10, 3, *twin.event_shape)
+    assert fields[twin.name].dims[2:] == (f"{twin.name}_dim_0", "channel", "height", "width")
+    total = sum(fields[name].values for name in fields.data_vars)
+    assert total.shape == shape
+    np.testing.assert_allclose(total, np.broadcast_to(y, shape), atol=1e-4)
+    checked = bd.predictive_checks(jax.random.key(4), plated, y, data, num_replicates=10, progress=False)
+    ratio = checked["predictive_checks"]["y_residual_ratio"].values
+    # The separated noise of three maps together has the power that their noise levels say.
+    np.testing.assert_allclose(ratio, 1.0, atol=0.35)

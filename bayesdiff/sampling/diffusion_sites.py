@@ -122,11 +122,9 @@ def noisy_sites_at(
     """The same at constrained values of the latent sites."""
     args, kwargs = functions.arguments(data)
     trace = handlers.trace(handlers.substitute(functions.model, data=dict(values))).get_trace(*args, **kwargs)
-    return {
-        name: (site["fn"], jnp.asarray(site["value"]))
-        for name, site in trace.items()
-        if site["type"] == "sample" and site["is_observed"] and isinstance(site["fn"], NoisyDiffusion)
-    }
+    observed = {name: site for name, site in trace.items() if site["type"] == "sample" and site["is_observed"]}
+    found = {name: (unexpanded(site["fn"]), jnp.asarray(site["value"])) for name, site in observed.items()}
+    return {name: (fn, y) for name, (fn, y) in found.items() if isinstance(fn, NoisyDiffusion)}
 
 
 def require_noisy_sites(key: jax.Array, target: Target, who: str) -> dict[str, NoisyDiffusion]:

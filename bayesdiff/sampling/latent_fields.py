@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from bayesdiff.cosmology.gaussian import wiener_separation
+from bayesdiff.distributions import NoisyDiffusion
+from bayesdiff.distributions.batching import key_argument, over_batch
 
 from .diffusion_sites import noisy_sites_at, require_noisy_sites
 from .kept_draws import keep_draws, map_draws, result_argument
@@ -43,7 +47,7 @@ def draw_fields(
     Returns:
         The result with a group ``fields`` (chain, draw, channel, height, width): x under the name of its diffusion
         model, and y - x split into the components of the noise by a Wiener draw. With several sites the names are
-        ``<site>_<name>``.
+        ``<site>_<name>``; the axes of a plate come before the channel.
 
     Raises:
         ValueError: no result was given, it lacks a latent site of the model, or the model has no NoisyDiffusion site.
@@ -66,7 +70,7 @@ def fields_of(
     shape = (len(kept.chain), len(kept.draw))
     group = xr.Dataset(
         {
-            name: (("chain", "draw", *FIELD_DIMS), field.reshape(*shape, *field.shape[1:]))
+            name: (("chain", "draw", *batch_dims(name, field[0]), *FIELD_DIMS), field.reshape(*shape, *field.shape[1:]))
             for name, field in drawn.items()
         },
         coords={"chain": kept.chain, "draw": kept.draw},
@@ -74,6 +78,11 @@ def fields_of(
     result = data.copy()
     result["fields"] = xr.DataTree(group)
     return result
+
+
+def batch_dims(name: str, field: np.ndarray) -> tuple[str, ...]:
+    """Dimensions of the fields of a site that has several, as ArviZ names them."""
+    return tuple(f"{name}_dim_{i}" for i in range(field.ndim - len(FIELD_DIMS)))
 
 
 def _fields(
@@ -91,10 +100,18 @@ def _fields(
     return fields
 
 
-def _components(key: jax.Array, fn: Any, residual: jax.Array) -> dict[str, jax.Array]:
+def _components(key: jax.Array, fn: NoisyDiffusion, residual: jax.Array) -> dict[str, jax.Array]:
     """The noise of one site, split by a Wiener draw where it is a sum."""
-    noise = fn.model.noise
-    if len(noise.components) < 2:
-        return {next(iter(noise.components), "noise"): residual}
-    powers = noise.component_powers(fn.context)
-    return wiener_separation(key, residual, {name: fn.noise_level**2 * power for name, power in powers.items()})
+    noise: Any = fn.model.noise
+    names, batch = tuple(noise.components), residual.shape[:-3]
+    if len(names) < 2:
+        return {next(iter(names), "noise"): residual}
+
+    def split(key: jax.Array, residual: jax.Array, s: jax.Array, context: jax.Array) -> jax.Array:
+        powers = {name: s**2 * power for name, power in noise.component_powers(context).items()}
+        parts = wiener_separation(key, residual, powers)
+        return jnp.stack([parts[name] for name in names])
+
+    arguments = [key_argument(key, batch), (residual, 3), (fn.noise_level, 0), (fn.context, 1)]
+    parts = over_batch(split, batch, arguments)
+    return {name: parts[..., index, :, :, :] for index, name in enumerate(names)}

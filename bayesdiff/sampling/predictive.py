@@ -14,6 +14,7 @@ Two kinds (Gelman, Meng & Stern 1996, Statistica Sinica 6, 733):
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,6 +24,8 @@ from numpyro import handlers
 from scipy.stats import chi2
 
 from bayesdiff.diffusion.fourier import mode_power
+from bayesdiff.diffusion.model import DiffusionModel
+from bayesdiff.distributions.batching import over_batch
 from bayesdiff.fields import moments, power_spectrum, wavenumbers
 
 from .diffusion_sites import noisy_sites_at
@@ -173,10 +176,10 @@ def _residuals(
         total = np.stack(
             [
                 np.bincount(band[inside], weights=row.sum(axis=0).ravel()[inside], minlength=len(edges) - 1)
-                for row in ratio
+                for row in ratio.reshape(len(ratio), -1, *k.shape)
             ]
         )
-        degrees = ratio.shape[1] * np.bincount(band[inside], minlength=len(edges) - 1)
+        degrees = np.prod(ratio.shape[1:-2], dtype=int) * np.bincount(band[inside], minlength=len(edges) - 1)
         centres = np.bincount(band[inside], weights=k.ravel()[inside], minlength=len(edges) - 1)
         centres /= np.bincount(band[inside], minlength=len(edges) - 1)
         results[site] = (centres, chi2.sf(total, degrees).mean(axis=0), (total / degrees).mean(axis=0))
@@ -187,9 +190,13 @@ def _noise_power(
     functions: BoundModel, key: jax.Array, values: dict[str, jax.Array], data: Data
 ) -> dict[str, jax.Array]:
     del key
+
+    def one(s: jax.Array, context: jax.Array, model: DiffusionModel) -> jax.Array:
+        return s**2 * jnp.broadcast_to(model.noise_power(context), model.event_shape)
+
     return {
-        name: fn.noise_level**2 * jnp.broadcast_to(fn.model.noise_power(fn.context), fn.event_shape)
-        for name, (fn, _) in noisy_sites_at(functions, values, data).items()
+        name: over_batch(partial(one, model=fn.model), y.shape[:-3], [(fn.noise_level, 0), (fn.context, 1)])
+        for name, (fn, y) in noisy_sites_at(functions, values, data).items()
     }
 
 
