@@ -75,6 +75,33 @@ class MapWindows(NamedTuple):
         return mean[:, None, None], 0.5 * (power + jnp.swapaxes(power, -1, -2))
 
 
+class WithDraws(NamedTuple):
+    """Training maps, and draws of a prior that was trained on them, a quarter of every pool.
+
+    A denoiser that never sees its own draws takes what they have of its errors for noise: it is to know E[x | y] for
+    fields of the prior as well (sampling drift; Daras et al. 2023, arXiv:2302.09057).
+
+    Attributes:
+        maps: what the prior is to be of.
+        draws: whole draws, as maps of the size of a window.
+    """
+
+    maps: MapWindows
+    draws: MapWindows
+
+    def pool(self, key: jax.Array, num: int) -> WindowPool:
+        """Windows of one training step."""
+        key_maps, key_draws = jax.random.split(key)
+        own = num // 4
+        pools = (self.maps.pool(key_maps, num - own), self.draws.pool(key_draws, own))
+        shares = ((num - own) / num, own / num)
+        return WindowPool(
+            jnp.concatenate([pool.fields for pool in pools]),
+            jnp.concatenate([pool.modes for pool in pools]),
+            jnp.concatenate([share * pool.probability for share, pool in zip(shares, pools, strict=True)]),
+        )
+
+
 class Choice(NamedTuple):
     """A training field.
 
@@ -187,7 +214,7 @@ class WindowPool(NamedTuple):
         return jnp.tensordot(jax.nn.softmax(overlap - 0.5 * power), self.fields, axes=1)
 
 
-TrainingFields = MapWindows | LabelledFields | PairedFields
+TrainingFields = MapWindows | WithDraws | LabelledFields | PairedFields
 """What a prior can be trained on."""
 TrainingPool = WindowPool | LabelledFields | PairedFields
 """What the fields of one training step are chosen from."""

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from numpyro import handlers
-from numpyro.distributions import Distribution, ExpandedDistribution, constraints
+from numpyro.distributions import Distribution, ExpandedDistribution, ImproperUniform, constraints
 from numpyro.infer.util import constrain_fn
 from numpyro.primitives import Messenger
 
@@ -125,6 +125,31 @@ def noisy_sites_at(
     observed = {name: site for name, site in trace.items() if site["type"] == "sample" and site["is_observed"]}
     found = {name: (unexpanded(site["fn"]), jnp.asarray(site["value"])) for name, site in observed.items()}
     return {name: (fn, y) for name, (fn, y) in found.items() if isinstance(fn, NoisyDiffusion)}
+
+
+def latent_priors(functions: BoundModel, position: Position, data: Data) -> dict[str, DiffusionPrior]:
+    """The distribution of every latent DiffusionPrior site, at one unconstrained position."""
+    kinds = functions.distributions(position, data)
+    found = {name: unexpanded(kinds[name]) for name in functions.latent}
+    return {name: fn for name, fn in found.items() if isinstance(fn, DiffusionPrior)}
+
+
+class _WithoutPriors(Messenger):
+    """Give latent sites of these names a flat density."""
+
+    def __init__(self, fn: Model, names: tuple[str, ...]):
+        super().__init__(fn)
+        self.names = names
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.names:
+            fn = msg["fn"]
+            msg["fn"] = ImproperUniform(fn.support, fn.batch_shape, fn.event_shape)
+
+
+def without_priors(model: Model, names: tuple[str, ...]) -> Model:
+    """The model whose latent fields have no density of their own."""
+    return _WithoutPriors(model, names)
 
 
 def require_noisy_sites(key: jax.Array, target: Target, who: str) -> dict[str, NoisyDiffusion]:

@@ -21,19 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import blackjax
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import potential_energy
 
 from .chains import Info, Kernel, Prepared, chain_keys
-from .diffusion_sites import group_power, noisy_sites, require_noisy_sites, with_residual_power
+from .diffusion_sites import group_power, latent_priors, noisy_sites, require_noisy_sites, with_residual_power
+from .field_gibbs import prepare_fields
 from .interweaving import Fields, Proposal, first_proposal, learn, shift, whitened_residuals
-from .nuts import guarded_metric
+from .parameter_steps import adapt, move, untuned
 from .start import Start
 from .target import BoundModel, Data, Position, Target
 
@@ -49,14 +48,19 @@ class GibbsState(NamedTuple):
 
 @dataclass(frozen=True)
 class GibbsDiffusion:
-    """Gibbs sampler over the field and the parameters of a ``NoisyDiffusion`` site.
+    """Gibbs sampler over fields and parameters: of ``NoisyDiffusion`` sites, or of latent ``DiffusionPrior`` sites.
+
+    Latent fields must be observed linearly (masked, weighted, filtered, summed) in Gaussian noise, whose level may be
+    unknown; see :mod:`bayesdiff.sampling.field_gibbs`, also for what is not to be inferred with a learned prior.
 
     Attributes:
         num_warmup: iterations before the first draw.
         num_diffusion_steps: denoiser evaluations of each field draw.
+        num_field_steps: how often a latent field is drawn anew per iteration; one that is observed in noise of its
+            diffusion does not depend on the last, and is drawn once.
         num_parameter_steps: NUTS steps on the parameters per iteration.
         num_shifts: Metropolis steps per iteration that take the field along, of four denoiser evaluations each; 0
-            leaves them out.
+            leaves them out, and so does a latent field whose prior is a network.
         num_adaptations: how often NUTS is adapted, evenly over the warm-up.
         adaptation_steps: steps of BlackJAX's window adaptation each time.
         target_acceptance: acceptance rate that the step size is adapted to.
@@ -64,6 +68,7 @@ class GibbsDiffusion:
 
     num_warmup: int = 100
     num_diffusion_steps: int = 24
+    num_field_steps: int = 4
     num_parameter_steps: int = 5
     num_shifts: int = 4
     num_adaptations: int = 4
@@ -71,8 +76,9 @@ class GibbsDiffusion:
     target_acceptance: float = 0.8
 
     def __post_init__(self) -> None:
-        if min(self.num_diffusion_steps, self.num_parameter_steps, self.num_adaptations) < 1:
-            raise ValueError("num_diffusion_steps, num_parameter_steps and num_adaptations must be at least 1")
+        for name in ("num_diffusion_steps", "num_field_steps", "num_parameter_steps", "num_adaptations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_shifts < 0:
             raise ValueError(f"num_shifts must not be negative, got {self.num_shifts}")
         if self.num_warmup < self.num_adaptations:
@@ -84,8 +90,19 @@ class GibbsDiffusion:
         """The kernel for this target.
 
         Raises:
-            ValueError: the model has no NoisyDiffusion site, or its prior of the field depends on the parameters.
+            ValueError: the model has neither a NoisyDiffusion site nor a latent DiffusionPrior site, or both; the prior
+                of a field depends on the parameters; or a latent field is not observed linearly in Gaussian noise.
         """
+        del num_chains, progress
+        position = target.functions.draw_prior(key, target.data)
+        latent = tuple(latent_priors(target.functions, position, target.data))
+        if latent and noisy_sites(target.functions, position, target.data):
+            raise ValueError(
+                f"GibbsDiffusion samples latent fields or observed mixtures, not both in one model: it has the field "
+                f"{latent[0]!r} and a NoisyDiffusion site; use bd.noncentred(model) with AdjustedMCLMC or NUTS"
+            )
+        if latent:
+            return prepare_fields(self, key, target)
         for name, fn in require_noisy_sites(key, target, "GibbsDiffusion").items():
             if fn.model.prior_depends_on_context:
                 raise ValueError(
@@ -97,25 +114,9 @@ class GibbsDiffusion:
         return Prepared(gibbs_kernel(self, target.functions), startable)
 
 
-class _GuardedNUTS:
-    """BlackJAX's NUTS, for its warm-up too, with the metric of :func:`bayesdiff.sampling.nuts.guarded_metric`."""
-
-    init = staticmethod(blackjax.nuts.init)
-
-    @staticmethod
-    def build_kernel(*args: Any, **kwargs: Any) -> Callable[..., Any]:
-        kernel = blackjax.nuts.build_kernel(*args, **kwargs)
-
-        def guarded(key, state, log_density, step_size, inverse_mass_matrix):
-            return kernel(key, state, log_density, step_size, guarded_metric(inverse_mass_matrix))
-
-        return guarded
-
-
 @lru_cache(maxsize=16)
 def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
     """Gibbs kernel over all chains; the same object for the same arguments."""
-    nuts = _GuardedNUTS.build_kernel()
     in_turn = jax.default_backend() == "cpu"
     spacing = settings.num_warmup // settings.num_adaptations
 
@@ -132,40 +133,14 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         return fields, powers
 
     def init(key: jax.Array, start: Start, data: Data) -> GibbsState:
-        flat = jax.vmap(lambda position: ravel_pytree(position)[0])(start.position)
-        num_chains, size = flat.shape
-        eye = jnp.broadcast_to(jnp.eye(size), (num_chains, size, size))
-        return GibbsState(start.position, jnp.full(num_chains, 0.1), eye, jax.vmap(first_proposal)(start.position))
+        return GibbsState(start.position, *untuned(start.position), jax.vmap(first_proposal)(start.position))
 
-    def adapt(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> GibbsState:
-        warmup = blackjax.window_adaptation(
-            _GuardedNUTS,
-            lambda q: log_density(q, powers, data),
-            is_mass_matrix_diagonal=False,
-            initial_step_size=0.1,
-            target_acceptance_rate=settings.target_acceptance,
-        )
-        adapted, _ = warmup.run(key, state.position, settings.adaptation_steps)  # pyright: ignore[reportCallIssue]
-        last, parameters = adapted
-        return state._replace(position=last.position, **parameters)
+    def tune(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> GibbsState:
+        given = partial(log_density, powers=powers, data=data)
+        return adapt(key, state, given, settings.adaptation_steps, settings.target_acceptance)
 
-    def move(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> tuple[GibbsState, Info]:
-        def target(q: Position) -> jax.Array:
-            return log_density(q, powers, data)
-
-        def one(current, key):
-            return nuts(key, current, target, state.step_size, state.inverse_mass_matrix)
-
-        keys = jax.random.split(key, settings.num_parameter_steps)
-        last, info = jax.lax.scan(one, _GuardedNUTS.init(state.position, target), keys)
-        statistics = {
-            "acceptance_rate": jnp.mean(info.acceptance_rate),
-            "diverging": jnp.any(info.is_divergent),
-            "n_steps": jnp.sum(info.num_integration_steps),
-            "step_size": state.step_size,
-            "lp": last.logdensity,
-        }
-        return state._replace(position=last.position), statistics
+    def move_parameters(key: jax.Array, state: GibbsState, powers: Any, data: Data) -> tuple[GibbsState, Info]:
+        return move(key, state, partial(log_density, powers=powers, data=data), settings.num_parameter_steps)
 
     def shift_all(key: jax.Array, state: GibbsState, fields: Fields, warming: jax.Array, data: Data) -> GibbsState:
         white = whitened_residuals(functions, state.position, fields, data)
@@ -192,11 +167,11 @@ def gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel) -> Kernel:
         adapting = (index < settings.num_warmup) & (index % spacing == 0)
 
         def adapted() -> GibbsState:
-            new = each(adapt, (adapt_keys, state, powers), data)
+            new = each(tune, (adapt_keys, state, powers), data)
             return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
 
         state = jax.lax.cond(adapting, adapted, lambda: state)
-        state, statistics = each(move, (move_keys, state, powers), data)
+        state, statistics = each(move_parameters, (move_keys, state, powers), data)
         # The statistics are those of the parameters given the field; the shifts have none of their own.
         if settings.num_shifts:
             warming = index < settings.num_warmup

@@ -32,7 +32,7 @@ from numpyro.infer.util import potential_energy
 from bayesdiff.diffusion.denoiser import scaled_score
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.noise import colour
-from bayesdiff.distributions import NoisyDiffusion
+from bayesdiff.distributions import DiffusionPrior, NoisyDiffusion
 from bayesdiff.distributions.batching import over_batch
 
 from .diffusion_sites import noisy_sites
@@ -89,12 +89,18 @@ def shift(
     """
     key_step, key_accept = jax.random.split(key)
     old, unravel = ravel_pytree(position)
-    factor = jnp.linalg.cholesky(proposal.covariance + 1e-10 * jnp.eye(old.shape[0], dtype=old.dtype))
-    step = jnp.exp(proposal.log_scale) * (factor @ jax.random.normal(key_step, old.shape, old.dtype))
+    step = propose(key_step, proposal)
     ratio = log_ratio(functions, unravel(old), unravel(old + step), white, data)
     acceptance = jnp.where(jnp.isfinite(ratio), jnp.exp(jnp.minimum(ratio, 0.0)), 0.0)
     accepted = jax.random.uniform(key_accept, dtype=acceptance.dtype) < acceptance
     return unravel(jnp.where(accepted, old + step, old)), acceptance
+
+
+def propose(key: jax.Array, proposal: Proposal) -> jax.Array:
+    """A step of the parameters, (size,)."""
+    size, dtype = len(proposal.mean), proposal.mean.dtype
+    factor = jnp.linalg.cholesky(proposal.covariance + 1e-10 * jnp.eye(size, dtype=dtype))
+    return jnp.exp(proposal.log_scale) * (factor @ jax.random.normal(key, (size,), dtype))
 
 
 def learn(proposal: Proposal, position: Position, acceptance: jax.Array) -> Proposal:
@@ -121,7 +127,7 @@ def log_ratio(functions: BoundModel, old: Position, new: Position, white: Fields
 
     def slope(share: jax.Array) -> jax.Array:
         x, change = jax.jvp(fields, (share,), (jnp.ones_like(share),))
-        return sum((jnp.sum(_score(sites[name][0], x[name]) * change[name]) for name in x), start=jnp.zeros(()))
+        return sum((jnp.sum(score(sites[name][0], x[name]) * change[name]) for name in x), start=jnp.zeros(()))
 
     nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
     dtype = jnp.result_type(float)
@@ -131,8 +137,8 @@ def log_ratio(functions: BoundModel, old: Position, new: Position, white: Fields
     return jnp.where(_inside(functions, new, data), ratio + rest, jnp.nan)
 
 
-def _score(fn: NoisyDiffusion, x: jax.Array) -> jax.Array:
-    """Score of the prior of the field at the smallest noise level, in the noise of ``fn``'s context."""
+def score(fn: NoisyDiffusion | DiffusionPrior, x: jax.Array) -> jax.Array:
+    """Score of the prior of fields (..., C, H, W) at the smallest noise level, in the noise of ``fn``'s context."""
     model = fn.model
     s = jnp.asarray(model.noise_levels()[0], x.dtype)
 

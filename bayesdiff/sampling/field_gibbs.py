@@ -1,0 +1,191 @@
+"""Gibbs sampling of a model whose diffusion fields are latent sites under a linear likelihood with Gaussian noise.
+
+In turn
+
+1. the fields given the parameters, by noise of the diffusion's kind and the reverse process from it
+   (:mod:`bayesdiff.sampling.augmentation`), which costs no gradient of the network;
+2. the parameters given the fields, by NUTS, which costs no network at all;
+3. parameters and fields together, the fields following what the data and the Gaussian twin make of the parameters
+   (:mod:`bayesdiff.sampling.translations`), because given the field a calibration or a noise level hardly moves.
+
+The third needs the density of a field, and is left out where a network is all that knows it. The sum of what thousands
+of modes say of a common factor is where the errors of a network add up: its score is right to a part in a thousand, and
+wrong by a hundred nats per unit of the logarithm of the amplitude. Fields and noise levels are not affected, as the
+data have much more to say of them. A parameter that scales a learned field, such as a calibration, is: fix it, or sample
+the model with ``bd.noncentred``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from numpyro.infer.util import potential_energy
+
+from bayesdiff.diffusion.denoiser import is_gaussian
+from bayesdiff.distributions import DiffusionPrior
+
+from .augmentation import Fields, draw_given_likelihood, refuse_nonlinear
+from .chains import Info, Kernel, Prepared, chain_keys
+from .diffusion_sites import latent_priors, without_priors
+from .interweaving import Proposal, first_proposal, learn
+from .parameter_steps import adapt, move, untuned
+from .start import Start
+from .target import BoundModel, Data, Position, Target
+from .translations import translate
+
+if TYPE_CHECKING:
+    from .gibbs import GibbsDiffusion
+
+
+class FieldGibbsState(NamedTuple):
+    """Parameters and fields of the chains (num_chains, ...) and the tuning of their steps."""
+
+    position: Position
+    fields: Fields
+    step_size: jax.Array
+    inverse_mass_matrix: jax.Array
+    proposal: Proposal
+
+
+def prepare_fields(settings: GibbsDiffusion, key: jax.Array, target: Target) -> Prepared:
+    """The kernel for a target with latent ``DiffusionPrior`` sites.
+
+    Raises:
+        ValueError: the prior of a field depends on the parameters, or the likelihood is not linear and Gaussian in the
+            fields.
+    """
+    functions, data = target.functions, target.data
+    positions = [functions.draw_prior(k, data) for k in jax.random.split(key, 2)]
+    priors, others = (latent_priors(functions, position, data) for position in positions)
+    names = tuple(priors)
+    for name, prior in priors.items():
+        moved = jnp.any(prior.context != others[name].context)
+        if prior.model.prior_depends_on_context and moved:
+            raise ValueError(
+                f"GibbsDiffusion cannot sample site {name!r}: the prior of the field depends on the context "
+                f"{prior.model.context_names}, whose density given the field is not known; use "
+                "bd.noncentred(model) with AdjustedMCLMC or NUTS"
+            )
+    rest, fields = split(positions[0], names)
+    refuse_nonlinear(key, lambda x: log_likelihood(functions, names, rest, x, data), fields)
+    startable = target.with_density(density_without(functions, names), data)
+    if not all(is_gaussian(prior.model.denoiser) for prior in priors.values()):
+        settings = replace(settings, num_shifts=0)
+    return Prepared(field_gibbs_kernel(settings, functions, names), startable)
+
+
+def split(position: Position, names: tuple[str, ...]) -> tuple[Position, Fields]:
+    """Parameters, and fields."""
+    rest = {name: x for name, x in position.items() if name not in names}
+    return rest, {name: position[name] for name in names}
+
+
+def log_likelihood(
+    functions: BoundModel, names: tuple[str, ...], parameters: Position, fields: Fields, data: Data
+) -> jax.Array:
+    """Log joint density of everything but the priors of the fields: a scalar."""
+    args, kwargs = functions.arguments(data)
+    others = without_priors(functions.model, names)
+    return -jnp.asarray(potential_energy(others, args, kwargs, {**parameters, **fields}), dtype=float)
+
+
+@lru_cache(maxsize=16)
+def density_without(functions: BoundModel, names: tuple[str, ...]) -> Callable[[Position, Data], jax.Array]:
+    """:func:`log_likelihood` as a density of the position, which is never that of a network."""
+
+    def density(position: Position, data: Data) -> jax.Array:
+        return log_likelihood(functions, names, *split(position, names), data)
+
+    return density
+
+
+@lru_cache(maxsize=16)
+def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: tuple[str, ...]) -> Kernel:
+    """Gibbs kernel over all chains; the same object for the same arguments."""
+    in_turn = jax.default_backend() == "cpu"
+    spacing = settings.num_warmup // settings.num_adaptations
+
+    def of_parameters(position: Position, fields: Fields, data: Data) -> jax.Array:
+        return log_likelihood(functions, names, position, fields, data)
+
+    def priors_at(position: Position, fields: Fields, data: Data) -> dict[str, DiffusionPrior]:
+        return latent_priors(functions, {**position, **fields}, data)
+
+    def draw_fields(key: jax.Array, state: FieldGibbsState, data: Data) -> tuple[Fields, jax.Array]:
+        priors = priors_at(state.position, state.fields, data)
+        likelihood = partial(log_likelihood, functions, names, state.position, data=data)
+
+        def once(fields: Fields, key: jax.Array) -> tuple[Fields, jax.Array]:
+            return draw_given_likelihood(
+                key, priors, lambda x: likelihood(fields=x), fields, settings.num_diffusion_steps
+            )
+
+        fields, levels = jax.lax.scan(once, state.fields, jax.random.split(key, settings.num_field_steps))
+        return fields, levels[-1]
+
+    def init(key: jax.Array, start: Start, data: Data) -> FieldGibbsState:
+        rest, fields = split(start.position, names)
+        if not rest:
+            nothing = jnp.zeros((len(start.log_density), 0))
+            return FieldGibbsState(rest, fields, nothing, nothing, jax.vmap(first_proposal)({"": nothing}))
+        return FieldGibbsState(rest, fields, *untuned(rest), jax.vmap(first_proposal)(rest))
+
+    def tune(key: jax.Array, state: FieldGibbsState, data: Data) -> FieldGibbsState:
+        given = partial(of_parameters, fields=state.fields, data=data)
+        return adapt(key, state, given, settings.adaptation_steps, settings.target_acceptance)
+
+    def move_parameters(key: jax.Array, state: FieldGibbsState, data: Data) -> tuple[FieldGibbsState, Info]:
+        return move(key, state, partial(of_parameters, fields=state.fields, data=data), settings.num_parameter_steps)
+
+    def shift_all(key: jax.Array, state: FieldGibbsState, warming: jax.Array, data: Data) -> FieldGibbsState:
+        def one(
+            carry: tuple[Position, Fields, Proposal], key: jax.Array
+        ) -> tuple[tuple[Position, Fields, Proposal], None]:
+            position, fields, proposal = carry
+            likelihood = partial(log_likelihood, functions, names, data=data)
+            priors = partial(priors_at, fields=fields, data=data)
+            position, fields, acceptance = translate(key, position, fields, proposal, likelihood, priors)
+            learnt = learn(proposal, position, acceptance)
+            return (position, fields, jax.tree.map(lambda a, b: jnp.where(warming, a, b), learnt, proposal)), None
+
+        keys = jax.random.split(key, settings.num_shifts)
+        carry, _ = jax.lax.scan(one, (state.position, state.fields, state.proposal), keys)
+        position, fields, proposal = carry
+        return state._replace(position=position, fields=fields, proposal=proposal)
+
+    def each(function: Callable[..., Any], chains: tuple[Any, ...], data: Data) -> Any:
+        if in_turn:
+            return jax.lax.map(lambda chain: function(*chain, data), chains)
+        return jax.vmap(lambda *chain: function(*chain, data))(*chains)
+
+    def step(key: jax.Array, index: jax.Array, state: FieldGibbsState, data: Data) -> tuple[FieldGibbsState, Info]:
+        num_chains = jax.tree.leaves(state.fields)[0].shape[0]
+        split_keys = jax.vmap(lambda k: jax.random.split(k, 4))(chain_keys(key, num_chains))
+        field_keys, adapt_keys, move_keys, shift_keys = jnp.moveaxis(split_keys, 1, 0)
+        fields, level = jax.vmap(draw_fields, in_axes=(0, 0, None))(field_keys, state, data)
+        state = state._replace(fields=fields)
+        statistics: Info = {"field_noise_level": level}
+        if not state.position:
+            return state, statistics
+        adapting = (index < settings.num_warmup) & (index % spacing == 0)
+
+        def adapted() -> FieldGibbsState:
+            new = each(tune, (adapt_keys, state), data)
+            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+
+        state = jax.lax.cond(adapting, adapted, lambda: state)
+        state, of_nuts = each(move_parameters, (move_keys, state), data)
+        if settings.num_shifts:
+            warming = index < settings.num_warmup
+            state = jax.vmap(shift_all, in_axes=(0, 0, None, None))(shift_keys, state, warming, data)
+        return state, statistics | of_nuts
+
+    def position(state: FieldGibbsState) -> Position:
+        return {**state.position, **state.fields}
+
+    return Kernel(init, step, position, settings.num_warmup, independent=True, in_turn=in_turn)
