@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -9,8 +10,6 @@ import typer
 
 from inference.sampled_field import (
     ChainsOption,
-    Engine,
-    EngineOption,
     FieldRun,
     FlowStepsOption,
     OutputOption,
@@ -35,6 +34,17 @@ if TYPE_CHECKING:
     import bayesdiff as bd
     from models.masked_map.observation import MaskedMap
 
+
+class MaskedEngine(StrEnum):
+    """How the posterior is sampled."""
+
+    gibbs = "gibbs"
+    microcanonical = "microcanonical"
+    nuts = "nuts"
+
+
+NUM_DIFFUSION_STEPS = 8
+"""Of the reverse process from the noise of the best pixels."""
 _OBSERVATION = "Observation (default: a draw of the prior under a mask, its truth known)"
 
 
@@ -72,10 +82,27 @@ def masked_map(
             help="Dust prior: a trained one by name, 'twin' (a Gaussian field, no network), or the folder of a model.",
             rich_help_panel="Inference",
         ),
-    ] = "dust-cmb-64",
-    engine: EngineOption = Engine.microcanonical,
+    ] = "dust-64",
+    engine: Annotated[
+        MaskedEngine,
+        typer.Option(
+            help="gibbs: reverse diffusion for the field and NUTS for the rest, in turn. microcanonical and nuts: the "
+            "field as unit normal values under the prior's probability flow, with gradients of the network.",
+            rich_help_panel="Inference",
+        ),
+    ] = MaskedEngine.gibbs,
+    calibration_sd: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Standard deviation of the map's calibration about 1, 0 for one that is calibrated. Gibbs does not "
+            "tell a calibration with a trained prior.",
+            show_default="0 with a trained prior by gibbs, else 0.05",
+            rich_help_panel="Inference",
+        ),
+    ] = None,
     num_chains: ChainsOption = 4,
-    num_warmup: WarmupOption = 200,
+    num_warmup: WarmupOption = 100,
     num_samples: SamplesOption = 400,
     trajectory_length: TrajectoryOption = 4.0,
     flow_steps: FlowStepsOption = 6,
@@ -84,7 +111,7 @@ def masked_map(
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Denoise and fill in a dust map seen through a mask in inhomogeneous noise, its level and calibration unknown.
+    """Denoise and fill in a dust map seen through a mask in inhomogeneous noise of unknown level.
 
     The folder of results holds report.html and maps.png (pictures, verdict, how to redo the run), summary.csv,
     verdict.txt, posterior.zarr (draws of the field x, level and calibration, the survey, and the truth where it is
@@ -100,6 +127,7 @@ def masked_map(
         "observation_file": None if observation_file is None else str(observation_file.resolve()),
         "prior": str(Path(prior).resolve()) if Path(prior).is_dir() else prior,
         "engine": engine.value,
+        "calibration_sd": calibration_sd,
         "num_chains": num_chains,
         "num_warmup": num_warmup,
         "num_samples": num_samples,
@@ -118,21 +146,32 @@ def resume(output: Path, settings: dict[str, Any], quiet: bool) -> NoReturn:
 def _prepare(settings: dict[str, Any]) -> FieldRun:
     import jax
 
-    from inference.dust_cmb import load_prior
+    from bayesdiff.diffusion.denoiser import is_gaussian
     from models.dust_cmb.observation import model_pixel_arcmin
-    from models.masked_map.model import make_model
+    from models.masked_map.model import CALIBRATION_SD, make_model
 
     prior = load_prior(settings["prior"])
     key_observation, key_sample = jax.random.split(jax.random.key(settings["seed"]))
-    observed = make_observation(key_observation, prior, settings)
-    model = make_model(prior, observed.mask, observed.relative_noise, num_steps=settings["flow_steps"])
+    gibbs = MaskedEngine(settings["engine"]) is MaskedEngine.gibbs
+    calibration_sd = settings["calibration_sd"]
+    if calibration_sd is None:
+        calibration_sd = 0.0 if gibbs and not is_gaussian(prior.denoiser) else CALIBRATION_SD
+    observed = make_observation(key_observation, prior, settings, calibration=1.0 + 0.4 * calibration_sd)
+    model = make_model(
+        prior,
+        observed.mask,
+        observed.relative_noise,
+        num_steps=None if gibbs else settings["flow_steps"],
+        calibration_sd=calibration_sd,
+    )
 
     def sample(store: Path, progress: bool) -> xr.DataTree:
         return reconstruct(
             key_sample,
             observed,
             model,
-            algorithm=make_algorithm(settings),
+            algorithm=masked_algorithm(settings),
+            unknown=("level", "calibration") if calibration_sd else ("level",),
             num_chains=settings["num_chains"],
             num_samples=settings["num_samples"],
             store=store,
@@ -140,12 +179,55 @@ def _prepare(settings: dict[str, Any]) -> FieldRun:
         )
 
     def write(data: xr.DataTree, folder: Path) -> None:
-        write_results(data, observed, folder, model_pixel_arcmin(prior))
+        write_results(data, observed, folder, model_pixel_arcmin(prior), calibration_sd)
 
     return FieldRun(observed.description, prior.fingerprint(), sample, write)
 
 
-def make_observation(key: jax.Array, prior: bd.DiffusionModel, settings: dict[str, Any]) -> MaskedMap:
+def load_prior(prior: str) -> bd.DiffusionModel:
+    """The dust prior of a name, ``twin`` (in white noise) or a folder.
+
+    Raises:
+        FileNotFoundError: it is neither a known name nor a folder.
+        ValueError: the model is damaged, or is not one of square maps of one channel whose pixel scale is known.
+    """
+    import bayesdiff as bd
+    from bayesdiff.diffusion.model import Card
+    from models.dust_cmb.observation import model_pixel_arcmin
+    from models.linear_gaussian import PIXEL_ARCMIN, make_twin
+
+    if prior == "twin":
+        twin = make_twin(64)
+        card = Card({"pixel_arcmin": PIXEL_ARCMIN})
+        return bd.DiffusionModel(twin.denoiser, twin.schedule, bd.WhiteNoise(), twin.event_shape, card=card)
+    known = tuple(bd.list_pretrained())
+    if prior not in known and not Path(prior).is_dir():
+        raise FileNotFoundError(
+            f"--prior must be {', '.join((*known, 'twin'))} or the folder of a saved model, got {prior!r}"
+        )
+    dust = bd.load_pretrained(prior) if prior in known else bd.load_model(prior)
+    channels, height, width = dust.event_shape
+    if channels != 1 or height != width or dust.prior_depends_on_context:
+        raise ValueError(
+            f"the prior must be one of square maps of one channel, the same in every context, got {dust.event_shape} "
+            f"and the context {dust.context_names}"
+        )
+    model_pixel_arcmin(dust)
+    return dust
+
+
+def masked_algorithm(settings: dict[str, Any]) -> Any:
+    """The sampler of the settings."""
+    import bayesdiff as bd
+
+    if MaskedEngine(settings["engine"]) is MaskedEngine.gibbs:
+        return bd.GibbsDiffusion(num_warmup=settings["num_warmup"], num_diffusion_steps=NUM_DIFFUSION_STEPS)
+    return make_algorithm(settings)
+
+
+def make_observation(
+    key: jax.Array, prior: bd.DiffusionModel, settings: dict[str, Any], calibration: float = 1.0
+) -> MaskedMap:
     """The observation that the options describe.
 
     Raises:
@@ -172,7 +254,8 @@ def make_observation(key: jax.Array, prior: bd.DiffusionModel, settings: dict[st
     else:
         field = np.asarray(bd.DiffusionPrior(prior, central_context(prior)).sample(key_field))
         description = "draw of the prior under a mask and noise"
-    return observe(key_noise, field, survey_mask(size), scan_noise(size), description=description)
+    survey = survey_mask(size), scan_noise(size)
+    return observe(key_noise, field, *survey, calibration=calibration, description=description)
 
 
 def reconstruct(
@@ -181,6 +264,7 @@ def reconstruct(
     model: Callable[..., Any],
     *,
     algorithm: Any,
+    unknown: tuple[str, ...] = ("level", "calibration"),
     num_chains: int = 4,
     num_samples: int = 200,
     store: Path | None = None,
@@ -193,13 +277,14 @@ def reconstruct(
         observed: map, mask and noise.
         model: of :func:`models.masked_map.model.make_model`; the same object for many maps compiles once.
         algorithm: sampler.
+        unknown: parameters of the model.
         num_chains: chains.
         num_samples: draws of each.
         store: Zarr store that draws are appended to, from which the same call continues.
         progress: whether to show progress bars.
 
     Returns:
-        DataTree with ``posterior`` (``level``, ``calibration`` and ``x``), ``sample_stats``, ``observed_data``,
+        DataTree with ``posterior`` (what is unknown, and ``x``), ``sample_stats``, ``observed_data``,
         ``survey``, and ``truth`` where it is known.
     """
     import xarray as xr
@@ -211,7 +296,7 @@ def reconstruct(
         algorithm=algorithm,
         num_chains=num_chains,
         num_samples=num_samples,
-        keep=("level", "calibration", "x"),
+        keep=(*unknown, "x"),
         store=store,
         progress=progress,
         truth=observed.truth,
@@ -222,7 +307,9 @@ def reconstruct(
     return data
 
 
-def write_results(data: xr.DataTree, observed: MaskedMap, folder: Path, pixel_arcmin: float) -> None:
+def write_results(
+    data: xr.DataTree, observed: MaskedMap, folder: Path, pixel_arcmin: float, calibration_sd: float
+) -> None:
     """Write the DataTree, the summary, the verdict, the pictures and the page."""
     import numpy as np
 
@@ -230,24 +317,24 @@ def write_results(data: xr.DataTree, observed: MaskedMap, folder: Path, pixel_ar
     from bayesdiff.reporting import Picture
     from bayesdiff.reporting.style import png_bytes
     from inference.folder import save
-    from models.masked_map.model import CALIBRATION_SD, LEVEL_BOUNDS
+    from models.masked_map.model import LEVEL_BOUNDS
     from models.masked_map.pictures import CAPTION, maps_figure
 
     save(data, folder)
     maps = maps_figure(observed, field_draws(data, "x"), pixel_arcmin)
     (folder / "maps.png").write_bytes(png_bytes(maps))
     rng = np.random.default_rng(0)
+    prior_draws = {"level": np.exp(rng.uniform(*np.log(LEVEL_BOUNDS), size=4000))}
+    if calibration_sd:
+        prior_draws["calibration"] = rng.normal(1.0, calibration_sd, size=4000)
     bd.reporting.write_report(
         data,
         folder,
         title=f"Masked map, {observed.description}",
         pixel_arcmin=pixel_arcmin,
-        parameters=("level", "calibration"),
+        parameters=tuple(prior_draws),
         bounds={"level": LEVEL_BOUNDS},
-        prior_draws={
-            "level": np.exp(rng.uniform(*np.log(LEVEL_BOUNDS), size=4000)),
-            "calibration": rng.normal(1.0, CALIBRATION_SD, size=4000),
-        },
+        prior_draws=prior_draws,
         notes=(
             f"{int(observed.mask.sum())} of {observed.mask.size} pixels were observed. Maps are in units of the dust "
             "standard deviation of the maps that the prior was trained on.",

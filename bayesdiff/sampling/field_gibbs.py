@@ -1,9 +1,10 @@
-"""Gibbs sampling of a model whose diffusion fields are latent sites under a linear likelihood with Gaussian noise.
+"""Gibbs sampling of a model whose diffusion fields are latent sites.
 
 In turn
 
 1. the fields given the parameters, by noise of the diffusion's kind and the reverse process from it
-   (:mod:`bayesdiff.sampling.augmentation`), which costs no gradient of the network;
+   (:mod:`bayesdiff.sampling.augmentation`), which costs no gradient of the network: exact draws for linear
+   observations in Gaussian noise, proposals with a Metropolis test for any other likelihood;
 2. the parameters given the fields, by NUTS, which costs no network at all;
 3. parameters and fields together, the fields following what the data and the Gaussian twin make of the parameters
    (:mod:`bayesdiff.sampling.translations`), because given the field a calibration or a noise level hardly moves.
@@ -11,8 +12,8 @@ In turn
 The third needs the density of a field, and is left out where a network is all that knows it. The sum of what thousands
 of modes say of a common factor is where the errors of a network add up: its score is right to a part in a thousand, and
 wrong by a hundred nats per unit of the logarithm of the amplitude. Fields and noise levels are not affected, as the
-data have much more to say of them. A parameter that scales a learned field, such as a calibration, is: fix it, or sample
-the model with ``bd.noncentred``.
+data have much more to say of them. A parameter that scales a learned field, such as a calibration, is: fix it, or
+sample the model with ``bd.noncentred``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from numpyro.infer.util import potential_energy
 from bayesdiff.diffusion.denoiser import is_gaussian
 from bayesdiff.distributions import DiffusionPrior
 
-from .augmentation import Fields, draw_given_likelihood, refuse_nonlinear
+from .augmentation import SHARE, Draw, Fields, draw_given_likelihood, is_linear
 from .chains import Info, Kernel, Prepared, chain_keys
 from .diffusion_sites import latent_priors, without_priors
 from .interweaving import Proposal, first_proposal, learn
@@ -42,11 +43,29 @@ if TYPE_CHECKING:
     from .gibbs import GibbsDiffusion
 
 
+FIELD_ACCEPTANCE, DECAY = 0.6, 0.6
+
+
+class FieldTuning(NamedTuple):
+    """What the proposals of the fields of one chain are, learnt in its warm-up; unused for a linear likelihood.
+
+    Attributes:
+        reference: a running mean of the fields, where the curvature is taken.
+        log_share: logarithm of the share of the noise that is split off.
+        count: draws that this was learnt from.
+    """
+
+    reference: Fields
+    log_share: jax.Array
+    count: jax.Array
+
+
 class FieldGibbsState(NamedTuple):
     """Parameters and fields of the chains (num_chains, ...) and the tuning of their steps."""
 
     position: Position
     fields: Fields
+    tuning: FieldTuning
     step_size: jax.Array
     inverse_mass_matrix: jax.Array
     proposal: Proposal
@@ -56,8 +75,7 @@ def prepare_fields(settings: GibbsDiffusion, key: jax.Array, target: Target) -> 
     """The kernel for a target with latent ``DiffusionPrior`` sites.
 
     Raises:
-        ValueError: the prior of a field depends on the parameters, or the likelihood is not linear and Gaussian in the
-            fields.
+        ValueError: the prior of a field depends on the parameters.
     """
     functions, data = target.functions, target.data
     positions = [functions.draw_prior(k, data) for k in jax.random.split(key, 2)]
@@ -72,11 +90,11 @@ def prepare_fields(settings: GibbsDiffusion, key: jax.Array, target: Target) -> 
                 "bd.noncentred(model) with AdjustedMCLMC or NUTS"
             )
     rest, fields = split(positions[0], names)
-    refuse_nonlinear(key, lambda x: log_likelihood(functions, names, rest, x, data), fields)
+    linear = is_linear(key, lambda x: log_likelihood(functions, names, rest, x, data), fields)
     startable = target.with_density(density_without(functions, names), data)
     if not all(is_gaussian(prior.model.denoiser) for prior in priors.values()):
         settings = replace(settings, num_shifts=0)
-    return Prepared(field_gibbs_kernel(settings, functions, names), startable)
+    return Prepared(field_gibbs_kernel(settings, functions, names, linear), startable)
 
 
 def split(position: Position, names: tuple[str, ...]) -> tuple[Position, Fields]:
@@ -104,8 +122,16 @@ def density_without(functions: BoundModel, names: tuple[str, ...]) -> Callable[[
     return density
 
 
+def tune_fields(tuning: FieldTuning, draw: Draw) -> FieldTuning:
+    """The tuning after one more draw: a mean that forgets the first draws, and a share for the acceptance rate."""
+    weight = (tuning.count + 2.0) ** -DECAY
+    reference = jax.tree.map(lambda a, b: a + weight * (b - a), tuning.reference, draw.fields)
+    log_share = tuning.log_share + weight * (draw.acceptance - FIELD_ACCEPTANCE)
+    return FieldTuning(reference, jnp.minimum(log_share, jnp.log(SHARE)), tuning.count + 1.0)
+
+
 @lru_cache(maxsize=16)
-def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: tuple[str, ...]) -> Kernel:
+def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: tuple[str, ...], linear: bool) -> Kernel:
     """Gibbs kernel over all chains; the same object for the same arguments."""
     in_turn = jax.default_backend() == "cpu"
     spacing = settings.num_warmup // settings.num_adaptations
@@ -116,24 +142,32 @@ def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: t
     def priors_at(position: Position, fields: Fields, data: Data) -> dict[str, DiffusionPrior]:
         return latent_priors(functions, {**position, **fields}, data)
 
-    def draw_fields(key: jax.Array, state: FieldGibbsState, data: Data) -> tuple[Fields, jax.Array]:
+    def draw_fields(
+        key: jax.Array, state: FieldGibbsState, warming: jax.Array, data: Data
+    ) -> tuple[FieldGibbsState, Info]:
         priors = priors_at(state.position, state.fields, data)
-        likelihood = partial(log_likelihood, functions, names, state.position, data=data)
+        likelihood = lambda x: log_likelihood(functions, names, state.position, x, data)  # noqa: E731
 
-        def once(fields: Fields, key: jax.Array) -> tuple[Fields, jax.Array]:
-            return draw_given_likelihood(
-                key, priors, lambda x: likelihood(fields=x), fields, settings.num_diffusion_steps
-            )
+        def once(carry: tuple[Fields, FieldTuning], key: jax.Array) -> tuple[tuple[Fields, FieldTuning], Info]:
+            fields, tuning = carry
+            proposals = {} if linear else {"reference": tuning.reference, "share": jnp.exp(tuning.log_share)}
+            draw = draw_given_likelihood(key, priors, likelihood, fields, settings.num_diffusion_steps, **proposals)
+            learnt = tune_fields(tuning, draw)
+            tuning = jax.tree.map(lambda a, b: jnp.where(warming, a, b).astype(b.dtype), learnt, tuning)
+            return (draw.fields, tuning), {"field_noise_level": draw.level, "field_acceptance_rate": draw.acceptance}
 
-        fields, levels = jax.lax.scan(once, state.fields, jax.random.split(key, settings.num_field_steps))
-        return fields, levels[-1]
+        keys = jax.random.split(key, settings.num_field_steps)
+        (fields, tuning), info = jax.lax.scan(once, (state.fields, state.tuning), keys)
+        return state._replace(fields=fields, tuning=tuning), jax.tree.map(jnp.mean, info)
 
     def init(key: jax.Array, start: Start, data: Data) -> FieldGibbsState:
         rest, fields = split(start.position, names)
+        num_chains = len(start.log_density)
+        tuning = FieldTuning(fields, jnp.full(num_chains, jnp.log(SHARE)), jnp.zeros(num_chains))
         if not rest:
-            nothing = jnp.zeros((len(start.log_density), 0))
-            return FieldGibbsState(rest, fields, nothing, nothing, jax.vmap(first_proposal)({"": nothing}))
-        return FieldGibbsState(rest, fields, *untuned(rest), jax.vmap(first_proposal)(rest))
+            nothing = jnp.zeros((num_chains, 0))
+            return FieldGibbsState(rest, fields, tuning, nothing, nothing, jax.vmap(first_proposal)({"": nothing}))
+        return FieldGibbsState(rest, fields, tuning, *untuned(rest), jax.vmap(first_proposal)(rest))
 
     def tune(key: jax.Array, state: FieldGibbsState, data: Data) -> FieldGibbsState:
         given = partial(of_parameters, fields=state.fields, data=data)
@@ -167,12 +201,11 @@ def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: t
         num_chains = jax.tree.leaves(state.fields)[0].shape[0]
         split_keys = jax.vmap(lambda k: jax.random.split(k, 4))(chain_keys(key, num_chains))
         field_keys, adapt_keys, move_keys, shift_keys = jnp.moveaxis(split_keys, 1, 0)
-        fields, level = jax.vmap(draw_fields, in_axes=(0, 0, None))(field_keys, state, data)
-        state = state._replace(fields=fields)
-        statistics: Info = {"field_noise_level": level}
+        warming = index < settings.num_warmup
+        state, statistics = jax.vmap(draw_fields, in_axes=(0, 0, None, None))(field_keys, state, warming, data)
         if not state.position:
             return state, statistics
-        adapting = (index < settings.num_warmup) & (index % spacing == 0)
+        adapting = warming & (index % spacing == 0)
 
         def adapted() -> FieldGibbsState:
             new = each(tune, (adapt_keys, state), data)
@@ -181,7 +214,6 @@ def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: t
         state = jax.lax.cond(adapting, adapted, lambda: state)
         state, of_nuts = each(move_parameters, (move_keys, state), data)
         if settings.num_shifts:
-            warming = index < settings.num_warmup
             state = jax.vmap(shift_all, in_axes=(0, 0, None, None))(shift_keys, state, warming, data)
         return state, statistics | of_nuts
 

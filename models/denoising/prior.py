@@ -29,6 +29,7 @@ from bayesdiff.windows import MapWindows, WithDraws
 from models.denoising.data import SIZE, Maps, load_dust, load_matter
 from models.denoising.quality import denoising_errors
 from models.draws import compare_draws, draw_fields
+from models.linear_gaussian import PIXEL_ARCMIN
 
 SCHEDULE = Cosine(log_snr_max=10.0)
 ARCHITECTURE = UNetConfig(
@@ -69,6 +70,7 @@ DUST = Kind(
     load_dust,
     {
         "title": "Thermal dust intensity, windows of 64 x 64 pixels, in white noise",
+        "pixel_arcmin": PIXEL_ARCMIN,
         "unit": "standard deviation of a map (its training rows), mean subtracted",
         "provenance": "MHD simulation maps I_1 and I_2 of pywph (BSD-3-Clause), rows 256 to 383 held out",
         "command": "python -m models train dust",

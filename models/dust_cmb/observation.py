@@ -57,10 +57,16 @@ def check_dust_model(dust_model: bd.DiffusionModel) -> None:
 
 
 def model_pixel_arcmin(dust_model: bd.DiffusionModel) -> float:
-    """Side of a pixel of the model [arcmin], which the power of its CMB knows."""
-    check_dust_model(dust_model)
-    noise: Any = dust_model.noise
-    return float(noise.components["cmb"].pixel_arcmin)
+    """Side of a pixel of the model [arcmin], which the power of its CMB knows, or its card.
+
+    Raises:
+        ValueError: neither says it.
+    """
+    components: Any = getattr(dust_model.noise, "components", {})
+    known = components["cmb"].pixel_arcmin if "cmb" in components else dust_model.card.entries.get("pixel_arcmin")
+    if known is None:
+        raise ValueError("the card of a dust prior in other noise than the CMB must say pixel_arcmin, got none")
+    return float(known)
 
 
 def simulate_from_prior(

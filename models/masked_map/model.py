@@ -3,9 +3,10 @@
     y = c x + f r n   where the mask is 1,
 
 with x from a diffusion prior, n unit white noise, r a known map of relative noise, f its unknown level and c the
-unknown calibration. Neither mask nor r is stationary, so no closed form helps: the field is sampled, as unit normal
-values under the prior's probability flow (``bd.noncentred``). The application is the denoising of arXiv:2211.12444,
-there at known noise without a mask.
+calibration. Neither mask nor r is stationary, so no closed form helps: the field is sampled. It is linear in x with
+Gaussian noise, so ``bd.GibbsDiffusion`` samples the model as it stands, at no gradient of the network; as unit normal
+values under the prior's probability flow (``bd.noncentred``) the other engines do. The application is the denoising of
+arXiv:2211.12444, there at known noise without a mask.
 
 With a Gaussian prior the posterior of x at given (f, c) is that of a linear Gaussian model, in closed form:
 :func:`exact_posterior` is the check of everything else.
@@ -34,35 +35,42 @@ def make_model(
     mask: np.ndarray,
     relative_noise: np.ndarray,
     context: tuple[float, ...] | None = None,
-    num_steps: int = NUM_STEPS,
+    num_steps: int | None = NUM_STEPS,
+    calibration_sd: float = CALIBRATION_SD,
 ) -> Callable:
-    """The NumPyro model of a masked map, with the field as a non-centred site.
+    """The NumPyro model of a masked map.
 
     Args:
         prior: diffusion prior of the field, of unit variance.
         mask: 1 where a pixel was observed, else 0, (H, W).
         relative_noise: positive, (H, W).
         context: of the prior; by default the centre of its range.
-        num_steps: steps of the probability flow.
+        num_steps: steps of the probability flow, under which the field is a non-centred site; None leaves the field as
+            it is, for ``bd.GibbsDiffusion``.
+        calibration_sd: standard deviation of the calibration about 1; 0 for a map that is calibrated.
 
     Returns:
-        A model with sites ``level``, ``calibration``, ``x`` (1, H, W; its unit normal values at ``x_base``) and ``y``.
+        A model with sites ``level``, ``calibration`` where it is unknown, ``x`` (1, H, W; its unit normal values at
+        ``x_base`` where it is non-centred) and ``y``.
 
     Raises:
-        ValueError: the shapes do not fit, nothing was observed, or the relative noise is not positive.
+        ValueError: the shapes do not fit, nothing was observed, the relative noise is not positive, or the
+            standard deviation is negative.
     """
+    if not calibration_sd >= 0.0:
+        raise ValueError(f"calibration_sd must not be negative, got {calibration_sd}")
     mask, relative_noise = check_survey(mask, relative_noise, prior.event_shape[-2:])
     context = central_context(prior) if context is None else context
     spread = jnp.where(mask, relative_noise, 1.0)
 
     def model(y=None):
         level = numpyro.sample("level", dist.LogUniform(*LEVEL_BOUNDS))
-        calibration = numpyro.sample("calibration", dist.Normal(1.0, CALIBRATION_SD))
+        calibration = numpyro.sample("calibration", dist.Normal(1.0, calibration_sd)) if calibration_sd else 1.0
         x = numpyro.sample("x", bd.DiffusionPrior(prior, context))
         observed = dist.Normal(calibration * x, level * spread).mask(mask).to_event(3)
         numpyro.sample("y", observed, obs=y)
 
-    return bd.noncentred(model, num_steps=num_steps)
+    return model if num_steps is None else bd.noncentred(model, num_steps=num_steps)
 
 
 def central_context(prior: bd.DiffusionModel) -> tuple[float, ...]:
