@@ -16,6 +16,7 @@ STUDIES = {
     "densities": ("densities", "run", "log densities against the closed form on the analytic twin"),
     "engines": ("engines", "run", "every engine on the analytic twin"),
     "noncentred": ("noncentred", "run", "a whole field sampled without centre, against its exact posterior"),
+    "field_gibbs": ("noncentred", "gibbs", "a whole field sampled by Gibbs, against its exact posterior"),
     "power": ("power", "run", "calibration checks on posteriors that are wrong by a known amount"),
     "twin_calibration": ("twin_calibration", "run", "a thousand simulations of the twin each by NUTS and by a grid"),
     "twin_calibration_gibbs": ("twin_calibration", "gibbs", "a thousand simulations of the twin by Gibbs"),

@@ -1,9 +1,10 @@
-"""Non-centred sampling of a whole field against the exact posterior, on the analytic twin.
+"""Sampling of a whole field against the exact posterior, on the analytic twin: without centre, and by Gibbs.
 
 A Gaussian field of 32 x 32 pixels is seen through a mask in white noise of unknown level. Given the noise level the
 posterior of the field is Gaussian and known in closed form; the exact answer averages it over the noise level, whose
 marginal likelihood is known too, on a fine grid. NUTS and the microcanonical sampler run on the same NumPyro model, in
-which the field is a latent ``DiffusionPrior`` that ``bayesdiff.noncentred`` replaces by unit normal values.
+which the field is a latent ``DiffusionPrior`` that ``bayesdiff.noncentred`` replaces by unit normal values; Gibbs takes
+it as it is.
 
 Modes are those of the Hartley transform, real and orthonormal: Re F - Im F.
 """
@@ -28,7 +29,7 @@ from validation.figures import Figure, above, below
 SIZE = 32
 NOISE_LEVELS = (0.05, 2.0)
 TRUE_NOISE_LEVEL = 0.3
-NUM_SAMPLES = 64_000
+NUM_SAMPLES, NUM_GIBBS = 64_000, 8_000
 CONTEXT = (67.0, 0.0224)
 
 
@@ -41,26 +42,57 @@ class ModePosterior(NamedTuple):
     log_s_variance: float
 
 
-def run() -> list[Figure]:
-    """All figures of this study."""
+class Problem(NamedTuple):
+    """The prior, which pixels are observed, their values, and the exact answer."""
+
+    prior: bd.DiffusionPrior
+    observed: np.ndarray
+    y: jax.Array
+    exact: ModePosterior
+
+
+def problem(noise: bd.WhiteNoise | None = None) -> Problem:
+    """The masked field, whose diffusion has the twin's own noise or another."""
     twin = make_twin(SIZE)
     observed = random_mask(SIZE)
     prior = bd.DiffusionPrior(twin, CONTEXT)
     x = prior.sample(jax.random.key(1))
-    noise = jax.random.normal(jax.random.key(2), (int(observed.sum()),))
-    y = x.reshape(-1)[np.flatnonzero(observed)] + TRUE_NOISE_LEVEL * noise
+    if noise is not None:
+        prior = bd.DiffusionPrior(bd.DiffusionModel(twin.denoiser, twin.schedule, noise, twin.event_shape))
+    noise_of_data = jax.random.normal(jax.random.key(2), (int(observed.sum()),))
+    y = x.reshape(-1)[np.flatnonzero(observed)] + TRUE_NOISE_LEVEL * noise_of_data
     power = np.broadcast_to(np.asarray(twin.twin.power, dtype=np.float64), (SIZE, SIZE))  # pyright: ignore
-    exact = mode_posterior(power, observed, np.asarray(y, dtype=np.float64))
+    return Problem(prior, observed, y, mode_posterior(power, observed, np.asarray(y, dtype=np.float64)))
+
+
+def run() -> list[Figure]:
+    """Figures of the samplers of unit normal values."""
+    prior, observed, y, exact = problem()
     model = bd.noncentred(masked_model(prior, observed))
     algorithms = {
-        "NUTS": bd.NUTS(num_warmup=500, dense_mass=False),
-        "AdjustedMCLMC": bd.AdjustedMCLMC(num_warmup=500),
+        "NUTS": (bd.NUTS(num_warmup=500, dense_mass=False), 1),
+        "AdjustedMCLMC": (bd.AdjustedMCLMC(num_warmup=500), 2),
     }
     figures = []
-    for name, algorithm in algorithms.items():
+    for name, (algorithm, gradients_per_step) in algorithms.items():
         data = bd.sample(jax.random.key(3), model, y, algorithm=algorithm, num_samples=NUM_SAMPLES, keep=("x", "s"))
-        figures += _compare(name, data, exact)
+        compared, ess = _compare(name, data, exact)
+        gradients = gradients_per_step * float(data["sample_stats"].to_dataset()["n_steps"].sum())
+        per_gradient = f"{name}: smallest effective sample size per 1,000 gradients"
+        figures += [*compared, Figure(per_gradient, 1000.0 * ess / gradients), _seconds(name, data)]
     return figures
+
+
+def gibbs() -> list[Figure]:
+    """Figures of Gibbs, which takes the model as it is, with a diffusion in white noise."""
+    prior, observed, y, exact = problem(bd.WhiteNoise())
+    algorithm = bd.GibbsDiffusion(num_warmup=300, num_diffusion_steps=1)
+    model, name = masked_model(prior, observed), "GibbsDiffusion"
+    data = bd.sample(jax.random.key(3), model, y, algorithm=algorithm, num_samples=NUM_GIBBS, keep=("x", "s"))
+    compared, ess = _compare(name, data, exact)
+    sweeps = algorithm.num_field_steps * data["posterior"]["x"].shape[0] * NUM_GIBBS
+    per_draw = f"{name}: smallest effective sample size per 1,000 draws of the field"
+    return [*compared, Figure(per_draw, 1000.0 * ess / sweeps), _seconds(name, data)]
 
 
 def random_mask(size: int) -> np.ndarray:
@@ -145,7 +177,8 @@ def deviations(
     return results[0], results[1], smallest
 
 
-def _compare(name: str, data: xr.DataTree, exact: ModePosterior) -> list[Figure]:
+def _compare(name: str, data: xr.DataTree, exact: ModePosterior) -> tuple[list[Figure], float]:
+    """Figures of one sampler, and its smallest effective sample size."""
     posterior = data["posterior"].to_dataset()
     modes = hartley(posterior["x"].values[:, :, 0].astype(np.float64))
     mean, variance, ess = deviations(modes, exact.mean, exact.variance)
@@ -153,10 +186,8 @@ def _compare(name: str, data: xr.DataTree, exact: ModePosterior) -> list[Figure]
     log_s = np.log(posterior["s"].values.astype(np.float64))[..., None]
     level = deviations(log_s, np.array([exact.log_s_mean]), np.array([exact.log_s_variance]))
     rhat = float(arviz_stats.rhat(posterior["x"]).max())
-    stats = data["sample_stats"].to_dataset()
-    per_step = {"NUTS": 1, "AdjustedMCLMC": 2}[name]
-    gradients = per_step * float(stats["n_steps"].sum())
-    return [
+    smallest = min(ess, level[2])
+    figures = [
         below(f"{name}: posterior mean per mode, largest of {SIZE**2} [standard errors]", np.abs(mean).max(), 4.0),
         below(f"{name}: posterior variance per mode, largest [standard errors]", np.abs(variance).max(), 4.0),
         Figure(f"{name}: the same by the exact spread of squares instead of the draws'", float(np.abs(by_exact).max())),
@@ -167,7 +198,10 @@ def _compare(name: str, data: xr.DataTree, exact: ModePosterior) -> list[Figure]
         below(f"{name}: mean of log s [standard errors]", abs(float(level[0][0])), 4.0),
         below(f"{name}: variance of log s [standard errors]", abs(float(level[1][0])), 4.0),
         below(f"{name}: largest R-hat of a pixel", rhat, 1.01),
-        above(f"{name}: smallest effective sample size", min(ess, level[2]), 400.0),
-        Figure(f"{name}: smallest effective sample size per 1,000 gradients", 1000.0 * min(ess, level[2]) / gradients),
-        Figure(f"{name}: seconds of sampling, compiling apart", float(data.attrs["sampling_seconds"])),
+        above(f"{name}: smallest effective sample size", smallest, 400.0),
     ]
+    return figures, smallest
+
+
+def _seconds(name: str, data: xr.DataTree) -> Figure:
+    return Figure(f"{name}: seconds of sampling, compiling apart", float(data.attrs["sampling_seconds"]))
