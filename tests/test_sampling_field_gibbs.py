@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import xarray as xr
 
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import filter_field
@@ -125,7 +126,7 @@ def test_unknown_level_and_calibration_have_their_exact_posterior(prior, observa
     )
     weight = np.exp(log_density - log_density.max())
     weight /= weight.sum()
-    posterior = run(model, observation.y, num=1500, num_shifts=num_shifts)["posterior"]
+    posterior = run(model, observation.y, num=1000, num_shifts=num_shifts)["posterior"]
     for values, grid, marginal in (
         (np.log(posterior["level"].values), levels, weight.sum(axis=1)),
         (posterior["calibration"].values, calibrations, weight.sum(axis=0)),
@@ -134,6 +135,30 @@ def test_unknown_level_and_calibration_have_their_exact_posterior(prior, observa
         sd = np.sqrt(marginal @ (grid - mean) ** 2)
         assert abs(values.mean() - mean) < 4.5 * sd / np.sqrt(arviz_stats.ess(values))
         assert values.std() == pytest.approx(sd, rel=0.15)
+
+
+def test_a_run_that_was_interrupted_continues_to_the_same_draws(prior, observation, tmp_path, monkeypatch):
+    monkeypatch.setattr("bayesdiff.sampling.store.COMMIT_SECONDS", 0.0)
+
+    def model(y=None):
+        level = numpyro.sample("level", dist.LogUniform(0.1, 1.0))
+        x = numpyro.sample("x", bd.DiffusionPrior(prior))
+        numpyro.sample("y", dist.Normal(x, level * SPREAD).mask(MASK).to_event(3), obs=y)
+
+    algorithm = bd.GibbsDiffusion(num_warmup=30, num_diffusion_steps=1, num_adaptations=2, adaptation_steps=30)
+    settings = {"algorithm": algorithm, "num_chains": 2, "num_samples": 60, "progress": False}
+    target = (jax.random.key(5), model, observation.y)
+    whole = bd.sample(*target, **settings)
+
+    def stop(report):
+        if report.phase == "warm-up" and report.step < report.total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bd.sample(*target, store=tmp_path / "run.zarr", callback=stop, **settings)
+    continued = bd.sample(*target, store=tmp_path / "run.zarr", **settings)
+    for group in ("posterior", "sample_stats"):
+        xr.testing.assert_identical(continued[group].to_dataset().load(), whole[group].to_dataset())
 
 
 def test_two_fields_of_one_map_are_told_apart(prior):
