@@ -153,7 +153,7 @@ def _prepare(settings: dict[str, Any]) -> FieldRun:
     prior = load_prior(settings["prior"])
     key_observation, key_sample = jax.random.split(jax.random.key(settings["seed"]))
     gibbs = MaskedEngine(settings["engine"]) is MaskedEngine.gibbs
-    calibration_sd = settings["calibration_sd"]
+    calibration_sd = settings.get("calibration_sd", CALIBRATION_SD)
     if calibration_sd is None:
         calibration_sd = 0.0 if gibbs and not is_gaussian(prior.denoiser) else CALIBRATION_SD
     observed = make_observation(key_observation, prior, settings, calibration=1.0 + 0.4 * calibration_sd)

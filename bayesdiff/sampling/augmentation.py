@@ -49,7 +49,7 @@ LogLikelihood = Callable[[Fields], jax.Array]
 # series below reach to.
 SHARE, LARGEST_SHARE = 0.8, 0.95
 NUM_POWER_ITERATIONS, DEGREE = 24, 32
-LINEARITY = 1e-2
+LINEARITY = 1e-3
 
 
 class Draw(NamedTuple):

@@ -1,0 +1,103 @@
+"""Held-out dust under a mask and inhomogeneous noise of unknown level, by Gibbs with the trained prior and its twin.
+
+Chains that leave the network out of their gradients are quick where pixels are observed. Where none is, a field is held
+by the prior alone and moves by the noise of the best pixels at a time, so that observed pixels and holes are reported
+apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import arviz_stats
+import jax
+import numpy as np
+import xarray as xr
+
+import bayesdiff as bd
+from inference.folder import RESULT, RUNNING_STORE, clear_output
+from inference.masked_map import NUM_DIFFUSION_STEPS, reconstruct, write_results
+from inference.sampled_field import field_draws
+from models.denoising.data import load_dust
+from models.denoising.prior import DUST
+from models.dust_cmb.observation import model_pixel_arcmin
+from models.masked_map.model import make_model
+from models.masked_map.observation import MaskedMap, observe, scan_noise, survey_mask
+from validation.figures import RESULTS, Figure, below, between
+
+NUM_WARMUP, NUM_SAMPLES, PATCH, LEVEL = 100, 400, 4, 0.3
+EDGE = 2
+"""Pixels from a hole to those that are called observed: nearer ones hang on it."""
+
+
+def run(folder: Path = RESULTS / "masked_map") -> list[Figure]:
+    """Figures of both priors on one map."""
+    trained = bd.load_pretrained(DUST.name)
+    twin = bd.DiffusionModel(trained.twin, trained.schedule, trained.noise, trained.event_shape, card=trained.card)  # pyright: ignore
+    field = load_dust().patches()[PATCH]
+    size = field.shape[-1]
+    words = "held-out dust under a mask and noise"
+    observed = observe(jax.random.key(6), field, survey_mask(size), scan_noise(size), LEVEL, 1.0, words)
+    results = {name: mapped(observed, prior, folder / name) for name, prior in (("trained", trained), ("twin", twin))}
+    figures = [figure for name, data in results.items() for figure in of_result(name, data, observed)]
+    errors = {name: rms_error(data, observed) for name, data in results.items()}
+    for part in ("observed", "hidden"):
+        ratio = errors["trained"][part] / errors["twin"][part]
+        label = f"{part} pixels: rms error of the posterior mean, trained prior over twin"
+        figures.append(below(label, ratio, 1.0) if part == "observed" else Figure(label, ratio))
+    return figures
+
+
+def mapped(observed: MaskedMap, prior: bd.DiffusionModel, folder: Path) -> xr.DataTree:
+    """The posterior with one prior; a finished one is not done again."""
+    if not (folder / RESULT).exists():
+        store = folder / RUNNING_STORE
+        if not store.exists():
+            clear_output(folder)
+        model = make_model(prior, observed.mask, observed.relative_noise, num_steps=None, calibration_sd=0.0)
+        algorithm = bd.GibbsDiffusion(num_warmup=NUM_WARMUP, num_diffusion_steps=NUM_DIFFUSION_STEPS)
+        options: Any = {"unknown": ("level",), "num_samples": NUM_SAMPLES, "store": store}
+        data = reconstruct(jax.random.key(7), observed, model, algorithm=algorithm, **options)
+        write_results(data, observed, folder, model_pixel_arcmin(prior), 0.0)
+    return xr.open_datatree(folder / RESULT, engine="zarr").load()
+
+
+def parts(observed: MaskedMap) -> dict[str, np.ndarray]:
+    """Masks of the pixels that are observed with all their neighbours, and of the hidden ones."""
+    near = np.zeros_like(observed.mask)
+    for row in range(-EDGE, EDGE + 1):
+        for column in range(-EDGE, EDGE + 1):
+            near |= ~np.roll(observed.mask, (row, column), axis=(0, 1))
+    return {"observed": ~near, "hidden": ~observed.mask}
+
+
+def rms_error(data: xr.DataTree, observed: MaskedMap) -> dict[str, float]:
+    """Of the posterior mean, in each part of the map."""
+    assert observed.truth is not None
+    error = (field_draws(data, "x").mean(axis=0) - observed.truth["x"])[0]
+    return {name: float(np.sqrt(np.mean(error[where] ** 2))) for name, where in parts(observed).items()}
+
+
+def of_result(name: str, data: xr.DataTree, observed: MaskedMap) -> list[Figure]:
+    """The figures of one prior."""
+    assert observed.truth is not None
+    truth, draws = observed.truth["x"][0], field_draws(data, "x")[:, 0]
+    posterior = data["posterior"].to_dataset()
+    level = posterior["level"].values
+    z = float((level.mean() - LEVEL) / level.std())
+    figures = [
+        Figure(f"{name}: noise level, {LEVEL:g} put in", f"{level.mean():.4f} ± {level.std():.4f}, z {z:+.1f}"),
+        below(f"{name}: noise level: R-hat", float(arviz_stats.rhat(level)), 1.02),
+    ]
+    low, high = np.quantile(draws, [0.16, 0.84], axis=0)
+    inside = (truth >= low) & (truth <= high)
+    rhat = np.asarray(arviz_stats.rhat(posterior["x"]))[0]
+    for part, where in parts(observed).items():
+        share, worst = float(inside[where].mean()), float(np.quantile(rhat[where], 0.99))
+        label = f"{name}: {part} pixels: truths in the central 68% interval"
+        figures += [
+            between(label, share, 0.63, 0.73) if (name, part) == ("trained", "observed") else Figure(label, share),
+            Figure(f"{name}: {part} pixels: R-hat that 99% are below", worst),
+        ]
+    return [*figures, Figure(f"{name}: seconds of sampling, compiling apart", float(data.attrs["sampling_seconds"]))]
