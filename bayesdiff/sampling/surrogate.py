@@ -12,8 +12,8 @@ as it is. So
    coordinates that are smooth up to the edges of the prior;
 3. sample the corrected posterior with NUTS, without the network, take fresh draws of it and evaluate the density there;
 4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat, the process is sure of
-   itself at nearly all draws, and the design has enough points in the bulk; otherwise let the draws and those of which
-   it is least sure join the design and go back to 2.
+   itself at nearly all draws, and the design has enough points in the bulk. The draws and those of which it is least
+   sure join the design; if it was not accepted, go back to 2.
 
 The chains sample the expectation of the density under the process, exp(mean + deviation^2 / 2) with the deviation
 capped, so that what is plausible but unexplored is visited and joins the design; where the deviation is extreme the
@@ -231,11 +231,13 @@ def _refine(
         bulk = int(np.sum(heights > top - settings.bulk_depth))
         bar.advance()
         accepted = rms < settings.max_rms and bulk >= settings.min_bulk and unsure < settings.max_unsure
-        if accepted:
-            break
-        if number < settings.max_rounds:
+        if accepted or number < settings.max_rounds:
             points, values = np.concatenate([points, fresh]), np.concatenate([values, fresh_values])
             heights = np.concatenate([heights, fresh_heights])
+        if accepted:
+            # The points of the test have been paid for: with them the surrogate is better than the one that passed.
+            current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, capacity)
+            break
     assert current is not None
     attributes = {
         "surrogate_converged": int(accepted),
