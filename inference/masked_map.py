@@ -114,8 +114,8 @@ def masked_map(
     """Denoise and fill in a dust map seen through a mask in inhomogeneous noise of unknown level.
 
     The folder of results holds report.html and maps.png (pictures, verdict, how to redo the run), summary.csv,
-    verdict.txt, posterior.zarr (draws of the field x, level and calibration, the survey, and the truth where it is
-    known, for xarray.open_datatree) and run.json (settings, for the resume command).
+    verdict.txt, posterior.zarr (draws of the field x and of what else is unknown, the survey, the truth where known,
+    for xarray.open_datatree) and run.json (settings, for the resume command).
 
     Exit status: 0 converged, 3 not converged, 2 bad input, 130 interrupted (what was drawn is kept and reported).
     """

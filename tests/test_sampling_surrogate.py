@@ -108,6 +108,9 @@ def test_only_an_accepted_surrogate_keeps_out_of_what_it_does_not_know(twin, min
     prepared = algorithm.prepare(jax.random.key(1), target, 4, False)
     assert prepared.attributes["surrogate_converged"] == (min_bulk == 24)
     assert float(prepared.target.density_data[-1]) == far
+    # What the test of an accepted surrogate asked for is in it too.
+    joined = prepared.attributes["surrogate_rounds"] - (min_bulk > 24)
+    assert int(prepared.target.density_data[1].present.sum()) == 24 + 24 * joined
 
 
 def test_interpolation_predicts_a_smooth_function_with_honest_errors():
