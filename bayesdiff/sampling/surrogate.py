@@ -236,7 +236,8 @@ def _refine(
             heights = np.concatenate([heights, fresh_heights])
         if accepted:
             # The points of the test have been paid for: with them the surrogate is better than the one that passed.
-            current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, capacity)
+            design, others = (np.asarray(locate(x), dtype=np.float64) for x in (points, draws))
+            current = _fit(design, others, values, capacity)
             break
     assert current is not None
     attributes = {
