@@ -155,6 +155,8 @@ def z_contraction_figure(study: Sbc) -> Figure:
             axes.plot(contraction[chosen], z[chosen], marker, color=colour, ms=4, alpha=0.7, mew=1)
         reach = max(3.2, 1.1 * float(np.nanmax(np.abs(z), initial=0.0)))
         axes.set(ylim=(-reach, reach))
+        # Well measured parameters have contractions of many digits, whose labels would overlap.
+        axes.locator_params(axis="x", nbins=3)
         axes.set_title(f"{symbol(name)}: mean |z| = {np.nanmean(np.abs(z)):.2f}")
         despine(axes)
     figure.supxlabel("contraction, 1 − posterior variance / variance of the truths", fontsize=9)
