@@ -62,7 +62,12 @@ def test_dust_is_that_of_the_mixture(data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(folder: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("refined", [False, True])
+def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(
+    folder: Path, tmp_path: Path, monkeypatch, refined: bool
+) -> None:
+    monkeypatch.setattr(prior, "MATTER", prior.MATTER._replace(refined=refined))
+    monkeypatch.setattr(prior, "NUM_DRAWS", 8)
     monkeypatch.setattr(data, "data_folder", lambda file: folder)
     small = replace(prior.ARCHITECTURE, channels=(8, 8), blocks=(1, 1), embedding=8)
     monkeypatch.setattr(prior, "ARCHITECTURE", small)
@@ -78,6 +83,8 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(folder: Path, tmp_pa
     # One step from a network that gives zero: the filter of a mixture of spectra, near that of their mean.
     assert np.all(np.array(ratios) < 1.3)
     assert entries["quality"]["draws"]["nearest_patch_draws"] > 0.1
+    assert ("refinement" in entries) == refined
+    assert (tmp_path / "run" / "refined").exists() == refined
 
 
 def twin() -> bd.DiffusionModel:

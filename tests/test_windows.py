@@ -9,7 +9,7 @@ import pytest
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.noise import colour
-from bayesdiff.windows import MapWindows, WindowPool, draw_pool
+from bayesdiff.windows import MapWindows, WindowPool, WithDraws, draw_pool
 from tests.diffusion_toys import filtered, red_power
 
 SIZE = 8
@@ -72,3 +72,13 @@ def test_windows_of_contrast_are_chosen_more_often_and_means_stay():
     weighted = weight * power
     assert abs(weighted.mean() - truth) < 4.0 * weighted.std() / np.sqrt(8000) + 0.02 * truth
     assert weighted.std() < np.asarray(power).std()
+
+
+def test_a_quarter_of_a_pool_are_draws():
+    maps = MapWindows(jax.random.normal(jax.random.key(0), (2, 1, 3 * SIZE, 3 * SIZE)), SIZE)
+    draws = MapWindows(50.0 + jax.random.normal(jax.random.key(1), (5, 1, SIZE, SIZE)), SIZE, (False, False))
+    pool = WithDraws(maps, draws).pool(jax.random.key(2), POOL)
+    own = np.asarray(pool.fields.mean(axis=(1, 2, 3)) > 25.0)
+    assert own.sum() == POOL // 4
+    np.testing.assert_allclose([pool.probability.sum(), pool.probability[own].sum()], [1.0, 0.25], rtol=1e-5)
+    np.testing.assert_allclose(pool.modes, np.fft.fft2(pool.fields, norm="ortho"), atol=1e-3)

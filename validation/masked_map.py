@@ -12,6 +12,7 @@ from typing import Any
 
 import arviz_stats
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -46,7 +47,26 @@ def run(folder: Path = RESULTS / "masked_map") -> list[Figure]:
         ratio = errors["trained"][part] / errors["twin"][part]
         label = f"{part} pixels: rms error of the posterior mean, trained prior over twin"
         figures.append(below(label, ratio, 1.0) if part == "observed" else Figure(label, ratio))
-    return figures
+    scatter = amplitude_slope(trained, load_dust().patches())
+    label = "trained: score along the amplitude at the lowest noise level, rms over that of an exact score"
+    return [*figures, Figure(label, scatter)]
+
+
+def amplitude_slope(prior: bd.DiffusionModel, fields: np.ndarray) -> float:
+    """Rms slope of log p(c y) + N log c in log c, at c = 1, over (2 N)^(1/2), which it is for a Gaussian field.
+
+    y are fields of N pixels in the least noise of the schedule. A factor on a field is inferred by this.
+    """
+    s, context = jnp.asarray(prior.noise_levels()[0]), prior.context_array(None)
+
+    def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        key, x = pair
+        y = x + s * jax.random.normal(key, x.shape)
+        denoised = prior.denoiser(y, s, prior.noise_power(context), context)
+        return jnp.sum(y * (denoised - y)) / s**2 + y.size
+
+    slopes = jax.lax.map(one, (jax.random.split(jax.random.key(8), len(fields)), jnp.asarray(fields)))
+    return float(jnp.sqrt(jnp.mean(slopes**2) / (2 * fields[0].size)))
 
 
 def mapped(observed: MaskedMap, prior: bd.DiffusionModel, folder: Path) -> xr.DataTree:

@@ -9,11 +9,10 @@ In turn
 3. parameters and fields together, the fields following what the data and the Gaussian twin make of the parameters
    (:mod:`bayesdiff.sampling.translations`), because given the field a calibration or a noise level hardly moves.
 
-The third needs the density of a field, and is left out where a network is all that knows it. The sum of what thousands
-of modes say of a common factor is where the errors of a network add up: its score is right to a part in a thousand, and
-wrong by a hundred nats per unit of the logarithm of the amplitude. Fields and noise levels are not affected, as the
-data have much more to say of them. A parameter that scales a learned field, such as a calibration, is: fix it, or
-sample the model with ``bd.noncentred``.
+The third needs the density of a field, and is left out where a network is all that knows it: in the sum of what
+thousands of modes say of a common factor the errors of a network add up, to tens of times the scatter of an exact score
+(study ``masked_map``). Without it a parameter that scales a learned field, such as a calibration, creeps, and it drifts
+with the same errors: fix it. Fields that are observed and noise levels are held by the data.
 """
 
 from __future__ import annotations

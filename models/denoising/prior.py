@@ -112,13 +112,11 @@ def refinement(settings: TrainingSettings) -> TrainingSettings:
     )
 
 
-def refine(
-    denoiser: WienerDenoiser, windows: MapWindows, settings: TrainingSettings, folder: Path, num_draws: int = NUM_DRAWS
-) -> WienerDenoiser:
+def refine(denoiser: WienerDenoiser, windows: MapWindows, settings: TrainingSettings, folder: Path) -> WienerDenoiser:
     """Train further on the windows and on draws of the prior as it is, continuing from the checkpoint in ``folder``."""
     model = make_prior(denoiser)
     draw = jax.jit(jax.vmap(lambda key: draw_prior(key, model, model.context_array(None))))
-    keys = [jax.random.split(jax.random.fold_in(jax.random.key(KEY), i), CHUNK) for i in range(-(-num_draws // CHUNK))]
+    keys = [jax.random.split(jax.random.fold_in(jax.random.key(KEY), i), CHUNK) for i in range(NUM_DRAWS // CHUNK)]
     draws = MapWindows(jnp.concatenate([draw(some) for some in keys]), SIZE, (False, False))
     return train(WithDraws(windows, draws), denoiser, SCHEDULE, WhiteNoise(), settings, folder)
 

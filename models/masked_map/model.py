@@ -47,7 +47,8 @@ def make_model(
         context: of the prior; by default the centre of its range.
         num_steps: steps of the probability flow, under which the field is a non-centred site; None leaves the field as
             it is, for ``bd.GibbsDiffusion``.
-        calibration_sd: standard deviation of the calibration about 1; 0 for a map that is calibrated.
+        calibration_sd: standard deviation of the calibration about 1; 0 for a map that is calibrated, as it must be for
+            a learned prior by Gibbs (:mod:`bayesdiff.sampling.field_gibbs`).
 
     Returns:
         A model with sites ``level``, ``calibration`` where it is unknown, ``x`` (1, H, W; its unit normal values at
