@@ -21,6 +21,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bayesdiff.diffusion.noise import Noise
 from bayesdiff.diffusion.schedules import Schedule, noise_level
@@ -102,6 +103,45 @@ def with_contrast(denoiser: WienerDenoiser, contrast: float) -> WienerDenoiser:
     if not 0.5 <= contrast <= 1.5:
         raise ValueError(f"contrast must be a factor near one, between 0.5 and 1.5, got {contrast}")
     return replace(denoiser, contrast=jnp.asarray(contrast, dtype=jnp.float32))
+
+
+def with_twin_at_large_scales(
+    denoiser: WienerDenoiser, wavenumber: float, noise_levels: tuple[float, float]
+) -> WienerDenoiser:
+    """The denoiser that leaves large scales to the Wiener filter, of which the training maps have too few modes.
+
+    A network that has seen a handful of large structures recalls them. That is worth nothing on other maps, and makes
+    the probability flow bend sharply between the ones it has seen.
+
+    Args:
+        denoiser: recalibrated.
+        wavenumber: bands that begin below this |k|, in cycles per pixel, are the filter's.
+        noise_levels: the correction is whole up to the first and nothing from the second, linearly in log s between:
+            at high noise only large scales are left, and the network corrects them by what it sees of them.
+
+    Raises:
+        ValueError: for a negative wavenumber, or noise levels that are not positive and ascending.
+    """
+    first, last = noise_levels
+    if not (wavenumber >= 0.0 and 0.0 < first < last):
+        raise ValueError(
+            "wavenumber must not be negative and noise_levels positive and ascending, got "
+            f"{wavenumber} and {noise_levels}"
+        )
+    table = denoiser.gain
+    fade = 1.0 - jnp.clip((table.log_s - np.log(first)) / np.log(last / first), 0.0, 1.0)
+    num_bands = table.values.shape[1]
+    starts = jnp.arange(num_bands) / num_bands * np.hypot(0.5, 0.5)
+    share = fade[:, None] * (starts >= wavenumber)
+
+    # Of an output N whose errors are uncorrelated with it, w N explains 2 w - w^2 of what N does.
+    explained = (2.0 * share - share**2) * (1.0 - denoiser.residual_variance.values)
+    return replace(
+        denoiser,
+        gain=BandTable(table.log_s, share * table.values),
+        feedback=BandTable(table.log_s, share * denoiser.feedback.values),
+        residual_variance=BandTable(table.log_s, 1.0 - explained),
+    )
 
 
 def _product(a: jax.Array, b: jax.Array, weight: jax.Array, num_bands: int) -> jax.Array:

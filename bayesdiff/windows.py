@@ -32,11 +32,13 @@ class MapWindows(NamedTuple):
         maps: fields of equal shape, (num_maps, C, rows, columns).
         size: side of a window in pixels.
         periodic: whether a window may wrap around in rows and in columns.
+        standardised: whether every window is brought to mean 0 and standard deviation 1 by itself.
     """
 
     maps: jax.Array
     size: int
     periodic: tuple[bool, bool] = (True, True)
+    standardised: bool = False
 
     def draw(self, key: jax.Array) -> jax.Array:
         """One window (C, size, size): random map, shift, flip and quarter turns."""
@@ -49,6 +51,8 @@ class MapWindows(NamedTuple):
         field = self.maps[jax.random.randint(which, (), 0, self.maps.shape[0])]
         field = jnp.take(field, (first_row + jnp.arange(self.size)) % rows, axis=-2)
         field = jnp.take(field, (first_column + jnp.arange(self.size)) % columns, axis=-1)
+        if self.standardised:
+            field = (field - jnp.mean(field)) / jnp.std(field)
         return _turned(turn, flip, field)
 
     def pool(self, key: jax.Array, num: int) -> WindowPool:

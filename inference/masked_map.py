@@ -82,7 +82,7 @@ def masked_map(
             help="Dust prior: a trained one by name, 'twin' (a Gaussian field, no network), or the folder of a model.",
             rich_help_panel="Inference",
         ),
-    ] = "dust-64",
+    ] = "dust-shapes-64",
     engine: Annotated[
         MaskedEngine,
         typer.Option(
@@ -95,9 +95,9 @@ def masked_map(
         float | None,
         typer.Option(
             min=0.0,
-            help="Standard deviation of the map's calibration about 1, 0 for one that is calibrated. Gibbs does not "
-            "tell a calibration with a trained prior.",
-            show_default="0 with a trained prior by gibbs, else 0.05",
+            help="Standard deviation of the map's calibration about 1, 0 for one that is calibrated. Of the trained "
+            "priors only dust-shapes-64, whose amplitude is a parameter, lets Gibbs tell a calibration.",
+            show_default="0 with another trained prior by gibbs, else 0.05",
             rich_help_panel="Inference",
         ),
     ] = None,
@@ -147,15 +147,16 @@ def _prepare(settings: dict[str, Any]) -> FieldRun:
     import jax
 
     from bayesdiff.diffusion.denoiser import is_gaussian
-    from models.dust_cmb.observation import model_pixel_arcmin
-    from models.masked_map.model import CALIBRATION_SD, make_model
+    from models.denoising.scale import window_scale
+    from models.masked_map.model import CALIBRATION_SD, make_model, unknowns
 
     prior = load_prior(settings["prior"])
     key_observation, key_sample = jax.random.split(jax.random.key(settings["seed"]))
     gibbs = MaskedEngine(settings["engine"]) is MaskedEngine.gibbs
     calibration_sd = settings.get("calibration_sd", CALIBRATION_SD)
     if calibration_sd is None:
-        calibration_sd = 0.0 if gibbs and not is_gaussian(prior.denoiser) else CALIBRATION_SD
+        told = is_gaussian(prior.denoiser) or window_scale(prior.card.entries) is not None
+        calibration_sd = 0.0 if gibbs and not told else CALIBRATION_SD
     observed = make_observation(key_observation, prior, settings, calibration=1.0 + 0.4 * calibration_sd)
     model = make_model(
         prior,
@@ -171,7 +172,7 @@ def _prepare(settings: dict[str, Any]) -> FieldRun:
             observed,
             model,
             algorithm=masked_algorithm(settings),
-            unknown=("level", "calibration") if calibration_sd else ("level",),
+            unknown=unknowns(prior, calibration_sd),
             num_chains=settings["num_chains"],
             num_samples=settings["num_samples"],
             store=store,
@@ -179,7 +180,7 @@ def _prepare(settings: dict[str, Any]) -> FieldRun:
         )
 
     def write(data: xr.DataTree, folder: Path) -> None:
-        write_results(data, observed, folder, model_pixel_arcmin(prior), calibration_sd)
+        write_results(data, observed, folder, prior, calibration_sd)
 
     return FieldRun(observed.description, prior.fingerprint(), sample, write)
 
@@ -235,11 +236,9 @@ def make_observation(
         ValueError: options that do not go together, or a file that does not fit.
     """
     import jax
-    import numpy as np
 
-    import bayesdiff as bd
     from models.dust_cmb.observation import read_patch
-    from models.masked_map.model import central_context
+    from models.masked_map.model import draw_field
     from models.masked_map.observation import observe, read_masked_map, scan_noise, survey_mask
 
     size = prior.event_shape[-1]
@@ -252,7 +251,7 @@ def make_observation(
         found = read_patch(settings["map"], prior, settings["pixel_arcmin"], settings["patch"])
         field, description = found.dust, f"{found.description}, under a mask and simulated noise"
     else:
-        field = np.asarray(bd.DiffusionPrior(prior, central_context(prior)).sample(key_field))
+        field = draw_field(key_field, prior)
         description = "draw of the prior under a mask and noise"
     survey = survey_mask(size), scan_noise(size)
     return observe(key_noise, field, *survey, calibration=calibration, description=description)
@@ -308,25 +307,27 @@ def reconstruct(
 
 
 def write_results(
-    data: xr.DataTree, observed: MaskedMap, folder: Path, pixel_arcmin: float, calibration_sd: float
+    data: xr.DataTree, observed: MaskedMap, folder: Path, prior: bd.DiffusionModel, calibration_sd: float
 ) -> None:
     """Write the DataTree, the summary, the verdict, the pictures and the page."""
+    import jax
     import numpy as np
+    from numpyro.infer import Predictive
 
     import bayesdiff as bd
     from bayesdiff.reporting import Picture
     from bayesdiff.reporting.style import png_bytes
     from inference.folder import save
-    from models.masked_map.model import LEVEL_BOUNDS
+    from models.dust_cmb.observation import model_pixel_arcmin
+    from models.masked_map.model import LEVEL_BOUNDS, parameter_priors, unknowns
     from models.masked_map.pictures import CAPTION, maps_figure
 
     save(data, folder)
+    pixel_arcmin = model_pixel_arcmin(prior)
     maps = maps_figure(observed, field_draws(data, "x"), pixel_arcmin)
     (folder / "maps.png").write_bytes(png_bytes(maps))
-    rng = np.random.default_rng(0)
-    prior_draws = {"level": np.exp(rng.uniform(*np.log(LEVEL_BOUNDS), size=4000))}
-    if calibration_sd:
-        prior_draws["calibration"] = rng.normal(1.0, calibration_sd, size=4000)
+    simulated = Predictive(lambda: parameter_priors(prior, calibration_sd), num_samples=4000)(jax.random.key(0))
+    prior_draws = {name: np.asarray(simulated[name]) for name in unknowns(prior, calibration_sd)}
     bd.reporting.write_report(
         data,
         folder,

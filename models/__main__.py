@@ -27,6 +27,7 @@ class Recipe(StrEnum):
     density_fields = "density_fields"
     density_baselines = "density_baselines"
     dust = "dust"
+    dust_shapes = "dust_shapes"
     dark_matter = "dark_matter"
     matter = "matter"
     cib_tsz = "cib_tsz"
@@ -40,6 +41,7 @@ NAMES = {
     Recipe.density_fields: "density-fields-64",
     Recipe.density_baselines: "density-baselines",
     Recipe.dust: "dust-64",
+    Recipe.dust_shapes: "dust-shapes-64",
     Recipe.dark_matter: "dark-matter-64",
     Recipe.matter: "matter-64",
     Recipe.cib_tsz: "cib-tsz-64",
@@ -47,6 +49,7 @@ NAMES = {
 }
 KINDS = {
     Recipe.dust: "denoising.prior",
+    Recipe.dust_shapes: "denoising.prior",
     Recipe.matter: "denoising.prior",
     Recipe.cib_tsz: "cib_tsz.prior",
     Recipe.cib: "cib_tsz.prior",

@@ -11,12 +11,12 @@ import pytest
 
 from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, scaled_score, twin
 from bayesdiff.diffusion.densities import Elbo, best_log_density
-from bayesdiff.diffusion.flow import push
+from bayesdiff.diffusion.flow import push, spread
 from bayesdiff.diffusion.samplers import reverse_sde
-from bayesdiff.networks.band_table import BandTable, radial_band
+from bayesdiff.networks.band_table import BandTable, constant_table, radial_band
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
-from bayesdiff.recalibration import with_contrast
+from bayesdiff.recalibration import with_contrast, with_twin_at_large_scales
 from tests.diffusion_toys import CONTEXT_BOUNDS, TiltedPower, coloured, dense_covariance, filtered, red_power
 
 SIZE = 8
@@ -150,3 +150,45 @@ def test_untrained_prior_is_sampled_as_its_twin():
     )
     assert ratio.mean() == pytest.approx(1.0, abs=4 * np.sqrt(2.0 / 1000) / SIZE)
     assert np.abs(ratio - 1.0).max() < 4.5 * np.sqrt(2.0 / 1000)
+
+
+@pytest.mark.usefixtures("x64")
+def test_large_scales_can_be_left_to_the_twin():
+    """Nothing is corrected at high noise and in the lowest bands, all that was where it is allowed, and no step of the
+    flow lies where nothing is."""
+    whole = replace(perturbed(), residual_variance=constant_table(0.6, 16))
+    limited = with_twin_at_large_scales(whole, 0.3, (0.5, 2.0))
+    band = radial_band((SIZE, SIZE), 16)
+    corrected = band * np.hypot(0.5, 0.5) / 16 >= 0.3
+    for s in (0.1, 3.0):
+        y, s, noise, context = inputs(s)
+        gaussian = apply(whole.reference, y, s, noise, context)
+        ours, theirs = (jnp.fft.fft2(apply(d, y, s, noise, context) - gaussian) for d in (limited, whole))
+        assert np.abs(np.asarray(theirs)).min() > 1e-6
+        if s > 2.0:
+            np.testing.assert_allclose(ours, 0.0, atol=1e-10)
+        else:
+            np.testing.assert_allclose(ours[0][corrected], theirs[0][corrected], atol=1e-10)
+            np.testing.assert_allclose(ours[0][~corrected], 0.0, atol=1e-10)
+    variance = limited.residual_variance.values
+    assert (float(variance[0, -1]), float(variance[0, 0]), float(variance[-1, -1])) == pytest.approx((0.6, 1.0, 1.0))
+    half = float(np.sqrt(0.5 * 2.0))
+    np.testing.assert_allclose(
+        limited.residual_variance(jnp.asarray(half), (SIZE, SIZE))[4, 4], 1.0 - 0.75 * 0.4, atol=0.02
+    )
+    span = jnp.linspace(jnp.log(50.0), jnp.log(0.01), 64)
+    ends = spread(limited.reference, jnp.ones((SIZE, SIZE)), span, 5, limited.corrects(span))
+    # The table is read between its levels, a factor of 1.5 apart.
+    assert 2.0 < float(jnp.exp(ends[0])) < 3.2
+    assert float(jnp.exp(ends[-1])) == pytest.approx(0.01)
+    assert np.all(np.diff(ends) < 0)
+    np.testing.assert_array_equal(
+        spread(whole.reference, jnp.ones((SIZE, SIZE)), span, 5, whole.corrects(span)),
+        spread(whole.reference, jnp.ones((SIZE, SIZE)), span, 5),
+    )
+
+
+@pytest.mark.parametrize(("wavenumber", "levels"), [(-0.1, (1.0, 3.0)), (0.1, (3.0, 1.0)), (0.1, (0.0, 1.0))])
+def test_scales_that_make_no_sense_are_refused(wavenumber, levels):
+    with pytest.raises(ValueError, match="wavenumber must not be negative and noise_levels positive and ascending"):
+        with_twin_at_large_scales(untrained(), wavenumber, levels)

@@ -1,4 +1,9 @@
-"""Held-out dust under a mask and inhomogeneous noise of unknown level, by Gibbs with the trained prior and its twin.
+"""Held-out dust under a mask and inhomogeneous noise of unknown level and calibration, by Gibbs with the trained prior.
+
+The prior is one of shapes, whose amplitude a is a parameter, so that the data tell the product of a and the calibration
+c, and how well c is known is what the distribution of a allows: two lognormal factors of known product, which is a
+closed form. Beside it the Gaussian twin of the prior of whole windows, on the same map with its calibration told: the
+twin believes that all windows have one amplitude.
 
 Chains that leave the network out of their gradients are quick where pixels are observed. Where none is, a field is held
 by the prior alone and moves by the noise of the best pixels at a time, so that observed pixels and holes are reported
@@ -21,35 +26,71 @@ from inference.folder import RESULT, RUNNING_STORE, clear_output
 from inference.masked_map import NUM_DIFFUSION_STEPS, reconstruct, write_results
 from inference.sampled_field import field_draws
 from models.denoising.data import load_dust
-from models.denoising.prior import DUST
-from models.dust_cmb.observation import model_pixel_arcmin
-from models.masked_map.model import make_model
+from models.denoising.prior import DUST, DUST_SHAPES
+from models.denoising.scale import window_scale
+from models.masked_map.model import CALIBRATION_SD, make_model, unknowns
 from models.masked_map.observation import MaskedMap, observe, scan_noise, survey_mask
 from validation.figures import RESULTS, Figure, below, between
 
-NUM_WARMUP, NUM_SAMPLES, PATCH, LEVEL = 100, 400, 4, 0.3
+NUM_WARMUP, NUM_SAMPLES, PATCH, LEVEL, CALIBRATION = 100, 800, 4, 0.3, 1.04
 EDGE = 2
 """Pixels from a hole to those that are called observed: nearer ones hang on it."""
 
 
 def run(folder: Path = RESULTS / "masked_map") -> list[Figure]:
     """Figures of both priors on one map."""
-    trained = bd.load_pretrained(DUST.name)
-    twin = bd.DiffusionModel(trained.twin, trained.schedule, trained.noise, trained.event_shape, card=trained.card)  # pyright: ignore
+    trained, whole = bd.load_pretrained(DUST_SHAPES.name), bd.load_pretrained(DUST.name)
+    twin = bd.DiffusionModel(whole.twin, whole.schedule, whole.noise, whole.event_shape, card=whole.card)  # pyright: ignore
     field = load_dust().patches()[PATCH]
     size = field.shape[-1]
     words = "held-out dust under a mask and noise"
-    observed = observe(jax.random.key(6), field, survey_mask(size), scan_noise(size), LEVEL, 1.0, words)
-    results = {name: mapped(observed, prior, folder / name) for name, prior in (("trained", trained), ("twin", twin))}
+    observed = observe(jax.random.key(6), field, survey_mask(size), scan_noise(size), LEVEL, CALIBRATION, words)
+    results = {
+        "trained": mapped(observed, trained, folder / "trained", CALIBRATION_SD),
+        "twin": mapped(calibrated(observed), twin, folder / "twin", 0.0),
+    }
     figures = [figure for name, data in results.items() for figure in of_result(name, data, observed)]
     errors = {name: rms_error(data, observed) for name, data in results.items()}
     for part in ("observed", "hidden"):
         ratio = errors["trained"][part] / errors["twin"][part]
         label = f"{part} pixels: rms error of the posterior mean, trained prior over twin"
         figures.append(below(label, ratio, 1.0) if part == "observed" else Figure(label, ratio))
-    scatter = amplitude_slope(trained, load_dust().patches())
-    label = "trained: score along the amplitude at the lowest noise level, rms over that of an exact score"
+    figures += of_calibration(results["trained"], trained)
+    scatter = amplitude_slope(whole, load_dust().patches())
+    label = f"{DUST.name}: score along the amplitude at the lowest noise level, rms over that of an exact score"
     return [*figures, Figure(label, scatter)]
+
+
+def calibrated(observed: MaskedMap) -> MaskedMap:
+    """The map divided by its true calibration."""
+    assert observed.truth is not None
+    truth = {**observed.truth, "calibration": np.asarray(1.0)}
+    noise = observed.relative_noise / CALIBRATION
+    return observed._replace(y=observed.y / np.float32(CALIBRATION), relative_noise=noise, truth=truth)
+
+
+def of_calibration(data: xr.DataTree, prior: bd.DiffusionModel) -> list[Figure]:
+    """The posterior of the calibration against what the product of calibration and amplitude leaves of it."""
+    posterior, scale = data["posterior"].to_dataset(), window_scale(prior.card.entries)
+    assert scale is not None
+    found = np.asarray(posterior["calibration"]).ravel()
+    product = np.asarray(posterior["calibration"] * posterior["amplitude"]).ravel()
+    c = np.linspace(1.0 - 5.0 * CALIBRATION_SD, 1.0 + 5.0 * CALIBRATION_SD, 2001)
+    amplitude = (np.log(product.mean() / c) - scale.log_mean) / scale.log_sd
+    weight = np.exp(-0.5 * (((c - 1.0) / CALIBRATION_SD) ** 2 + amplitude**2)) / c
+    weight /= weight.sum()
+    mean = float(weight @ c)
+    sd = float(np.sqrt(weight @ (c - mean) ** 2))
+    return [
+        Figure(
+            f"trained: calibration, {CALIBRATION:g} put in",
+            f"{found.mean():.4f} ± {found.std():.4f}, z {(found.mean() - CALIBRATION) / found.std():+.1f}",
+        ),
+        below("trained: calibration: R-hat", float(arviz_stats.rhat(posterior["calibration"])), 1.02),
+        below("trained: calibration: |mean less the closed form's| [s.d.]", abs(found.mean() - mean) / sd, 0.2),
+        between("trained: calibration: s.d. over the closed form's", found.std() / sd, 0.85, 1.15),
+        Figure("trained: calibration times amplitude: relative s.d.", float(product.std() / product.mean())),
+    ]
 
 
 def amplitude_slope(prior: bd.DiffusionModel, fields: np.ndarray) -> float:
@@ -69,17 +110,17 @@ def amplitude_slope(prior: bd.DiffusionModel, fields: np.ndarray) -> float:
     return float(jnp.sqrt(jnp.mean(slopes**2) / (2 * fields[0].size)))
 
 
-def mapped(observed: MaskedMap, prior: bd.DiffusionModel, folder: Path) -> xr.DataTree:
+def mapped(observed: MaskedMap, prior: bd.DiffusionModel, folder: Path, calibration_sd: float) -> xr.DataTree:
     """The posterior with one prior; a finished one is not done again."""
     if not (folder / RESULT).exists():
         store = folder / RUNNING_STORE
         if not store.exists():
             clear_output(folder)
-        model = make_model(prior, observed.mask, observed.relative_noise, num_steps=None, calibration_sd=0.0)
+        model = make_model(prior, observed.mask, observed.relative_noise, num_steps=None, calibration_sd=calibration_sd)
         algorithm = bd.GibbsDiffusion(num_warmup=NUM_WARMUP, num_diffusion_steps=NUM_DIFFUSION_STEPS)
-        options: Any = {"unknown": ("level",), "num_samples": NUM_SAMPLES, "store": store}
+        options: Any = {"unknown": unknowns(prior, calibration_sd), "num_samples": NUM_SAMPLES, "store": store}
         data = reconstruct(jax.random.key(7), observed, model, algorithm=algorithm, **options)
-        write_results(data, observed, folder, model_pixel_arcmin(prior), 0.0)
+        write_results(data, observed, folder, prior, calibration_sd)
     return xr.open_datatree(folder / RESULT, engine="zarr").load()
 
 

@@ -188,19 +188,31 @@ def _discretise(
 ) -> tuple[GaussianDenoiser, Field | None, tuple[jax.Array, jax.Array]]:
     """Reference, vector field (None where it is at rest) and the ends (num_steps,) of the steps in log s."""
     at_rest = is_gaussian(model.denoiser) and (reference is None or reference is model.denoiser)
+    own = reference is None
     reference = reference_of(model, reference, context)
     noise_power = model.noise_power(context)
     lowest, highest = model.noise_levels()
     if at_rest:
         return reference, None, (jnp.zeros(0), jnp.zeros(0))
     span = jnp.linspace(jnp.log(highest), jnp.log(max(lowest, LOWEST_NOISE_LEVEL)), NUM_NODES, dtype=like.dtype)
-    levels = spread(reference, noise_power, span, num_steps)
-    field = velocity(generator(model.denoiser), reference, noise_power, context)
+    denoiser = generator(model.denoiser)
+    # About its own reference a denoiser may be at rest where it corrects nothing.
+    moves = getattr(denoiser, "corrects", None) if own else None
+    levels = spread(reference, noise_power, span, num_steps, None if moves is None else moves(span))
+    field = velocity(denoiser, reference, noise_power, context)
     return reference, field, (levels[:-1], levels[1:])
 
 
-def spread(reference: GaussianDenoiser, noise_power: jax.Array, span: jax.Array, num_steps: int) -> jax.Array:
+def spread(
+    reference: GaussianDenoiser,
+    noise_power: jax.Array,
+    span: jax.Array,
+    num_steps: int,
+    moves: jax.Array | None = None,
+) -> jax.Array:
     """Ends of steps (num_steps + 1,) over ``span``, half equal in log s and half where the field takes shape.
+
+    None lie where the flow does not move, if ``moves``, of the shape of ``span``, says where it does.
 
     What a network adds to the Wiener filter of the reference is at most of its posterior variance V, so that mode k of
     u moves by V^(1/2) / G^(1/2) = (P s^2 S)^(1/2) / (P + s^2 S) per unit of log s or less. Modes count by their power:
@@ -213,7 +225,8 @@ def spread(reference: GaussianDenoiser, noise_power: jax.Array, span: jax.Array,
         return jnp.sqrt(jnp.mean(weight * levels.signal * levels.noise))
 
     speeds = jax.lax.map(speed, span)
-    speeds = speeds + jnp.mean(speeds)
+    moving = jnp.ones_like(span) if moves is None else jnp.where(jnp.any(moves), moves, True).astype(span.dtype)
+    speeds = moving * (speeds + jnp.sum(moving * speeds) / jnp.sum(moving))
     length = jnp.concatenate([jnp.zeros(1, span.dtype), jnp.cumsum(0.5 * (speeds[1:] + speeds[:-1]))])
     return jnp.interp(jnp.linspace(0.0, length[-1], num_steps + 1), length, span)
 

@@ -135,6 +135,16 @@ class WienerDenoiser:
         height, width = y.shape[-2:]
         return s**2 * noise_power * levels.signal * self.residual_variance(s, (height, width))
 
+    def corrects(self, log_s: jax.Array) -> jax.Array:
+        """Whether anything is added to the filter of the reference at noise levels exp(log_s), booleans of its shape.
+
+        With a mixture of spectra always: the filter itself is another one.
+        """
+        if len(self.spectra.log_weight) > 1:
+            return jnp.ones(jnp.shape(log_s), bool)
+        used = jnp.max(jnp.abs(self.gain.values) + jnp.abs(self.feedback.values), axis=1)
+        return jnp.interp(log_s, self.gain.log_s, used) > 0.0
+
     def with_params(self, params: Any) -> WienerDenoiser:
         """The same denoiser with other network parameters."""
         return replace(self, params=params)

@@ -3,6 +3,11 @@
 The recipe is that of :mod:`models.dust_cmb.prior` with white noise: a filter of a mixture of spectra about the mean and
 power of the training windows, which are not periodic, and a network for what is beyond it. The prior of dust is then
 trained further on windows and on draws of its own.
+
+There are two priors of dust. ``dust-64`` is of windows as they are, whose amplitude it has to know. ``dust-shapes-64``
+is of windows brought to mean 0 and standard deviation 1 one by one; what they were is left to ordinary parameters,
+whose distribution stands in its card (:mod:`models.denoising.scale`). That is the one for models in which the field is
+multiplied by something unknown.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows, WithDraws
 from models.denoising.data import SIZE, Maps, load_dust, load_matter
 from models.denoising.quality import denoising_errors
+from models.denoising.scale import fit_window_scale, standardised
 from models.draws import compare_draws, draw_fields
 from models.linear_gaussian import PIXEL_ARCMIN
 
@@ -37,6 +43,8 @@ ARCHITECTURE = UNetConfig(
 )
 SETTINGS = TrainingSettings(steps=2500, pool_size=128, ema_decay=0.998)
 NUM_DRAWS, CHUNK, KEY = 1024, 8, 77
+LEAST_POWER = 1e-6
+"""Of a mode, over the mean of all."""
 
 
 class Kind(NamedTuple):
@@ -47,12 +55,18 @@ class Kind(NamedTuple):
         load: its maps.
         card: what its card says of them.
         refined: whether it is trained further on draws of its own.
+        standardised: whether it is of windows that are standardised one by one.
     """
 
     name: str
     load: Callable[[], Maps]
     card: dict[str, Any]
     refined: bool = False
+    standardised: bool = False
+
+    def windows(self, maps: Maps | None = None) -> MapWindows:
+        """Random windows of the training maps, as the prior has them."""
+        return (maps or self.load()).windows()._replace(standardised=self.standardised)
 
 
 MATTER = Kind(
@@ -77,12 +91,23 @@ DUST = Kind(
     },
     refined=True,
 )
+DUST_SHAPES = DUST._replace(
+    name="dust-shapes-64",
+    card={
+        **DUST.card,
+        "title": "Shapes of thermal dust intensity: windows of 64 x 64 pixels of mean 0 and standard deviation 1 each",
+        "unit": "standard deviation of the window, its mean subtracted; window_scale has the distribution of both",
+        "command": "python -m models train dust_shapes",
+    },
+    standardised=True,
+)
 
 
 def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
     """The Wiener filter of the training windows, with a network that gives zero."""
     mean, power = windows.statistics()
-    reference = GaussianDenoiser(power, mean)
+    # Standardised windows have no power at k = 0, where the flow divides by it.
+    reference = GaussianDenoiser(jnp.maximum(power, LEAST_POWER * jnp.mean(power)), mean)
     fields = jax.vmap(windows.draw)(jax.random.split(jax.random.key(seed), 4096))
     return initialise(seed, reference, ARCHITECTURE, spectra=fit_spectral_mixture(fields, reference))
 
@@ -96,7 +121,7 @@ def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, **card: Any) -> Diff
 
 def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path) -> WienerDenoiser:
     """Run the recipe, continuing from the checkpoint in ``folder``."""
-    windows = kind.load().windows()
+    windows = kind.windows()
     denoiser = train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
     return refine(denoiser, windows, refinement(settings), folder / "refined") if kind.refined else denoiser
 
@@ -127,11 +152,15 @@ def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, pa
     card = {**kind.card, "standardisation": {"mean": maps.mean, "sd": maps.sd}, "training": settings_card(settings)}
     if kind.refined:
         card["refinement"] = settings_card(refinement(settings))
+    references, held_out = maps.patches(held_out=False), maps.patches()
+    if kind.standardised:
+        card["window_scale"] = fit_window_scale(maps)._asdict()
+        references, held_out = standardised(references), standardised(held_out)
     model = make_prior(denoiser, **card)
-    training = np.asarray(jax.vmap(maps.windows().draw)(jax.random.split(jax.random.key(7), 4096)))
+    training = np.asarray(jax.vmap(kind.windows(maps).draw)(jax.random.split(jax.random.key(7), 4096)))
     quality = {
-        "draws": compare_draws(draw_fields(model), training, maps.patches(held_out=False), maps.patches()),
-        "denoising": denoising_errors(model, maps.patches()),
+        "draws": compare_draws(draw_fields(model), training, references, held_out),
+        "denoising": denoising_errors(model, held_out),
     }
     model.save(path, quality=quality)
     return load_model(path)

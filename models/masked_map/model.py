@@ -8,6 +8,10 @@ Gaussian noise, so ``bd.GibbsDiffusion`` samples the model as it stands, at no g
 values under the prior's probability flow (``bd.noncentred``) the other engines do. The application is the denoising of
 arXiv:2211.12444, there at known noise without a mask.
 
+A prior of shapes, whose card holds the scale of its windows (:mod:`models.denoising.scale`), is of w in x = m + a w,
+with amplitude a and offset m sites of their own. The norm of w is fixed, so that the data tell the product c a, and c
+is known as well as the spread of amplitudes allows.
+
 With a Gaussian prior the posterior of x at given (f, c) is that of a linear Gaussian model, in closed form:
 :func:`exact_posterior` is the check of everything else.
 """
@@ -15,13 +19,17 @@ With a Gaussian prior the posterior of x at given (f, c) is that of a linear Gau
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro import handlers
 
 import bayesdiff as bd
+from models.denoising.scale import window_scale
 from models.masked_map.observation import MaskedMap, check_survey
 
 LEVEL_BOUNDS = (0.05, 1.0)
@@ -47,12 +55,13 @@ def make_model(
         context: of the prior; by default the centre of its range.
         num_steps: steps of the probability flow, under which the field is a non-centred site; None leaves the field as
             it is, for ``bd.GibbsDiffusion``.
-        calibration_sd: standard deviation of the calibration about 1; 0 for a map that is calibrated, as it must be for
-            a learned prior by Gibbs (:mod:`bayesdiff.sampling.field_gibbs`).
+        calibration_sd: standard deviation of the calibration about 1; 0 for a map that is calibrated, as it must be by
+            Gibbs for a learned prior that is not one of shapes (:mod:`bayesdiff.sampling.field_gibbs`).
 
     Returns:
-        A model with sites ``level``, ``calibration`` where it is unknown, ``x`` (1, H, W; its unit normal values at
-        ``x_base`` where it is non-centred) and ``y``.
+        A model with sites ``level``, ``calibration`` where it is unknown, ``x`` (1, H, W) and ``y``, and with a prior
+        of shapes ``amplitude``, ``offset`` and ``shape``. The unit normal values of a non-centred field are at
+        ``x_base``, or ``shape_base``.
 
     Raises:
         ValueError: the shapes do not fit, nothing was observed, the relative noise is not positive, or the
@@ -65,13 +74,38 @@ def make_model(
     spread = jnp.where(mask, relative_noise, 1.0)
 
     def model(y=None):
-        level = numpyro.sample("level", dist.LogUniform(*LEVEL_BOUNDS))
-        calibration = numpyro.sample("calibration", dist.Normal(1.0, calibration_sd)) if calibration_sd else 1.0
-        x = numpyro.sample("x", bd.DiffusionPrior(prior, context))
+        level, calibration, scale = parameter_priors(prior, calibration_sd)
+        if scale is None:
+            x = numpyro.sample("x", bd.DiffusionPrior(prior, context))
+        else:
+            amplitude, offset = scale
+            shape = numpyro.sample("shape", bd.DiffusionPrior(prior, context))
+            x = numpyro.deterministic("x", offset + amplitude * shape)
         observed = dist.Normal(calibration * x, level * spread).mask(mask).to_event(3)
         numpyro.sample("y", observed, obs=y)
 
     return model if num_steps is None else bd.noncentred(model, num_steps=num_steps)
+
+
+def parameter_priors(prior: bd.DiffusionModel, calibration_sd: float) -> tuple[Any, Any, tuple[Any, Any] | None]:
+    """NumPyro sites of what is unknown beside the field: level, calibration, and the scale of a prior of shapes."""
+    level = numpyro.sample("level", dist.LogUniform(*LEVEL_BOUNDS))
+    calibration = numpyro.sample("calibration", dist.Normal(1.0, calibration_sd)) if calibration_sd else 1.0
+    scale = window_scale(prior.card.entries)
+    return level, calibration, None if scale is None else scale.sample()
+
+
+def unknowns(prior: bd.DiffusionModel, calibration_sd: float) -> tuple[str, ...]:
+    """Names of what the model infers beside the field."""
+    of_scale = () if window_scale(prior.card.entries) is None else ("amplitude", "offset")
+    return ("level", *(("calibration",) if calibration_sd else ()), *of_scale)
+
+
+def draw_field(key: jax.Array, prior: bd.DiffusionModel) -> np.ndarray:
+    """A field x (1, H, W) of the model."""
+    mask = np.ones(prior.event_shape[-2:])
+    model = make_model(prior, mask, mask, num_steps=None)
+    return np.asarray(handlers.trace(handlers.seed(model, key)).get_trace()["x"]["value"])
 
 
 def central_context(prior: bd.DiffusionModel) -> tuple[float, ...]:

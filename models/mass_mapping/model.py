@@ -29,9 +29,8 @@ from models.mass_mapping.data import ShearMap, Survey, check_survey, load_conver
 
 LEVEL_SD = 0.1
 """Standard deviation of log f: how well the noise map is believed to be calibrated."""
-NUM_STEPS = 8
-"""Steps of the flow. Their number fixes the cost of a gradient; the study measures what more would change. With 4 the
-flow is up to five times as steep as with more, along directions that then hold the step size down."""
+NUM_STEPS = 5
+"""Steps of the flow. Their number fixes the cost of a gradient; the study measures what more would change."""
 
 
 def make_model(
