@@ -95,8 +95,8 @@ def masked_map(
         float | None,
         typer.Option(
             min=0.0,
-            help="Standard deviation of the map's calibration about 1, 0 for one that is calibrated. Of the trained "
-            "priors only dust-shapes-64, whose amplitude is a parameter, lets Gibbs tell a calibration.",
+            help="Standard deviation of the logarithm of the map's calibration, 0 for one that is calibrated. Of the "
+            "trained priors only dust-shapes-64, whose amplitude is a parameter, lets Gibbs tell a calibration.",
             show_default="0 with another trained prior by gibbs, else 0.05",
             rich_help_panel="Inference",
         ),

@@ -50,8 +50,16 @@ def saved(tmp_path):
     return gaussian_model().save(tmp_path / "model")
 
 
+def standardised_model() -> DiffusionModel:
+    """The same for fields of known norm."""
+    model = wiener_model()
+    return replace(model, denoiser=replace(model.denoiser, standardised=True))
+
+
 @pytest.mark.parametrize(
-    ("make", "context"), [(gaussian_model, ()), (wiener_model, (67.0, 0.02))], ids=["gaussian", "wiener"]
+    ("make", "context"),
+    [(gaussian_model, ()), (wiener_model, (67.0, 0.02)), (standardised_model, (67.0, 0.02))],
+    ids=["gaussian", "wiener", "standardised"],
 )
 def test_round_trip(make, context, tmp_path):
     model = make()

@@ -192,3 +192,26 @@ def test_large_scales_can_be_left_to_the_twin():
 def test_scales_that_make_no_sense_are_refused(wavenumber, levels):
     with pytest.raises(ValueError, match="wavenumber must not be negative and noise_levels positive and ascending"):
         with_twin_at_large_scales(untrained(), wavenumber, levels)
+
+
+@pytest.mark.usefixtures("x64")
+def test_fields_of_known_norm_have_estimates_of_known_norm():
+    """Of standardised fields |D|^2 / d + the mean posterior variance is 1 where the noise is low; the score is D's."""
+    free = replace(perturbed(), residual_variance=constant_table(0.6, 16))
+    known = replace(free, standardised=True)
+    assert jax.tree.structure(free) != jax.tree.structure(known)
+    for s, held in ((0.05, True), (30.0, False)):
+        y, s, noise, context = inputs(s)
+        y = 1.3 * y
+        left = jnp.mean(free.posterior_variance(y, s, noise, context))
+        ours, theirs = (apply(d, y, s, noise, context) for d in (known, free))
+        deviation = jnp.mean((ours - 0.3) ** 2) + left - 1.0
+        if held:
+            assert float(deviation) == pytest.approx(0.0, abs=1e-9)
+            ratio = (ours - 0.3) / (theirs - 0.3)
+            np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-8)
+            assert abs(float(ratio[0, 0, 0]) - 1.0) > 0.01
+        else:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+        expected = filtered(ours - y, 1.0 / np.sqrt(noise)) / s
+        np.testing.assert_allclose(score_of(known, y, s, noise, context), expected, rtol=1e-6, atol=1e-8)

@@ -74,21 +74,20 @@ def of_calibration(data: xr.DataTree, prior: bd.DiffusionModel) -> list[Figure]:
     posterior, scale = data["posterior"].to_dataset(), window_scale(prior.card.entries)
     assert scale is not None
     found = np.asarray(posterior["calibration"]).ravel()
+    log = np.log(found)
     product = np.asarray(posterior["calibration"] * posterior["amplitude"]).ravel()
-    c = np.linspace(1.0 - 5.0 * CALIBRATION_SD, 1.0 + 5.0 * CALIBRATION_SD, 2001)
-    amplitude = (np.log(product.mean() / c) - scale.log_mean) / scale.log_sd
-    weight = np.exp(-0.5 * (((c - 1.0) / CALIBRATION_SD) ** 2 + amplitude**2)) / c
-    weight /= weight.sum()
-    mean = float(weight @ c)
-    sd = float(np.sqrt(weight @ (c - mean) ** 2))
+    # log b = log c + log a is known, log c and log a are normal.
+    precision = np.array([CALIBRATION_SD**-2.0, scale.log_sd**-2.0])
+    mean = float(precision[1] * (np.log(product).mean() - scale.log_mean) / precision.sum())
+    sd = float(precision.sum() ** -0.5)
     return [
         Figure(
             f"trained: calibration, {CALIBRATION:g} put in",
             f"{found.mean():.4f} ± {found.std():.4f}, z {(found.mean() - CALIBRATION) / found.std():+.1f}",
         ),
         below("trained: calibration: R-hat", float(arviz_stats.rhat(posterior["calibration"])), 1.02),
-        below("trained: calibration: |mean less the closed form's| [s.d.]", abs(found.mean() - mean) / sd, 0.2),
-        between("trained: calibration: s.d. over the closed form's", found.std() / sd, 0.85, 1.15),
+        below("trained: log calibration: |mean less the closed form's| [s.d.]", abs(log.mean() - mean) / sd, 0.2),
+        between("trained: log calibration: s.d. over the closed form's", log.std() / sd, 0.85, 1.15),
         Figure("trained: calibration times amplitude: relative s.d.", float(product.std() / product.mean())),
     ]
 

@@ -150,7 +150,8 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
         tensors[name] = np.asarray(getattr(denoiser, name).values)
     for name, value in _flatten(denoiser.params).items():
         tensors[f"network.{name}"] = np.asarray(value)
-    return {"type": "wiener", "reference": reference, "network": asdict(denoiser.config)}
+    card = {"type": "wiener", "reference": reference, "network": asdict(denoiser.config)}
+    return card | ({"standardised": True} if denoiser.standardised else {})
 
 
 def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
@@ -193,6 +194,7 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
         **{name: BandTable(jnp.asarray(tensors["table_log_s"]), jnp.asarray(tensors[name])) for name in _TABLES},
         contrast=jnp.asarray(tensors["contrast"]),
         config=config,
+        standardised=bool(card.get("standardised", False)),
     )
 
 

@@ -12,8 +12,12 @@ the mixture, in bright and faint fields alike: a network with normalised activat
 the context are maps (:mod:`bayesdiff.diffusion.reconstruction`) it sees them and the twin's reconstruction as well.
 
 N is the network's output times a gain, plus a share of the whitened y; both are measured after training, per noise
-level and band (see :mod:`bayesdiff.recalibration`). Densities and the reverse process from an observation go by this
-denoiser. Fields drawn from the prior go by its :attr:`WienerDenoiser.generator`.
+level and band (see :mod:`bayesdiff.recalibration`). Where every field of the prior has mean 0 and standard deviation 1,
+the norm of E[x | y] is known, |D|^2 + tr Cov(x | y) = E |x|^2, and D is brought to it: no network learns a constraint
+on all pixels together so well that a chain of many draws keeps it.
+
+Densities and the reverse process from an observation go by this denoiser. Fields drawn from the prior go by its
+:attr:`WienerDenoiser.generator`.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ from bayesdiff.networks.tiles import LARGEST_WHOLE, apply_in_tiles
 from bayesdiff.networks.unet import UNet, UNetConfig
 
 CONTRAST_ONSET = (0.3, 1.0)
+NORM_IS_KNOWN = (0.1, 0.3)
+"""Mean posterior variance up to which the norm of E[x | y] is held, and from which it is left alone: what the variance
+of one field is beside the mean over fields is the less known the more there is of it."""
 
 
 class Correction(NamedTuple):
@@ -65,6 +72,7 @@ class WienerDenoiser:
             few-step reverse sampling accurate (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
         contrast: further factor of the output at high noise where fields are drawn from the prior.
         config: architecture of the network.
+        standardised: whether all fields of the prior have mean 0 and standard deviation 1.
     """
 
     reference: GaussianReference
@@ -77,6 +85,7 @@ class WienerDenoiser:
     residual_variance: BandTable
     contrast: jax.Array
     config: UNetConfig
+    standardised: bool = False
 
     @property
     def generator(self) -> WienerDenoiser:
@@ -103,7 +112,31 @@ class WienerDenoiser:
         levels, whitened, output = self.raw(y, s, noise_power, context)
         shape = y.shape[-2], y.shape[-1]
         residual = filter_field(output, self.gain(s, shape)) + filter_field(whitened, self.feedback(s, shape))
+        if self.standardised:
+            residual = self._of_known_norm(y, s, noise_power, context, levels, residual)
         return Correction(levels, residual.astype(y.dtype))
+
+    def _of_known_norm(
+        self,
+        y: jax.Array,
+        s: jax.Array,
+        noise_power: jax.Array,
+        context: jax.Array,
+        levels: Levels,
+        residual: jax.Array,
+    ) -> jax.Array:
+        """The residual N of D times the factor kappa that gives D its norm, as far as the noise lets that be known."""
+        centred = y - self.reference.at(context).mean
+        variance = s**2 * noise_power * levels.signal
+        denoised = filter_field(centred, levels.signal) + filter_field(residual, jnp.sqrt(variance))
+        left = jnp.mean(variance * self.residual_variance(s, (y.shape[-2], y.shape[-1])))
+        start, end = NORM_IS_KNOWN
+        known = jnp.clip((end - left) / (end - start), 0.0, 1.0)
+        # Where the variance is that of the field there is no norm to bring D to; nor is any of it known there.
+        kappa = (jnp.maximum(1.0 - left, 1.0 - end) / jnp.mean(denoised**2)) ** (0.5 * known)
+        # V^(-1/2) of the filtered field, without a division by V.
+        share = filter_field(centred, jnp.sqrt(levels.signal / noise_power) / s)
+        return kappa * residual + (kappa - 1.0) * share
 
     def raw(
         self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array
@@ -166,7 +199,7 @@ jax.tree_util.register_dataclass(
         "residual_variance",
         "contrast",
     ],
-    meta_fields=["config"],
+    meta_fields=["config", "standardised"],
 )
 
 _graphs: dict[UNetConfig, nnx.GraphDef] = {}

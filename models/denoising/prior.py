@@ -109,7 +109,8 @@ def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
     # Standardised windows have no power at k = 0, where the flow divides by it.
     reference = GaussianDenoiser(jnp.maximum(power, LEAST_POWER * jnp.mean(power)), mean)
     fields = jax.vmap(windows.draw)(jax.random.split(jax.random.key(seed), 4096))
-    return initialise(seed, reference, ARCHITECTURE, spectra=fit_spectral_mixture(fields, reference))
+    denoiser = initialise(seed, reference, ARCHITECTURE, spectra=fit_spectral_mixture(fields, reference))
+    return replace(denoiser, standardised=windows.standardised)
 
 
 def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, **card: Any) -> DiffusionModel:

@@ -55,8 +55,8 @@ def make_model(
         context: of the prior; by default the centre of its range.
         num_steps: steps of the probability flow, under which the field is a non-centred site; None leaves the field as
             it is, for ``bd.GibbsDiffusion``.
-        calibration_sd: standard deviation of the calibration about 1; 0 for a map that is calibrated, as it must be by
-            Gibbs for a learned prior that is not one of shapes (:mod:`bayesdiff.sampling.field_gibbs`).
+        calibration_sd: standard deviation of the logarithm of the calibration; 0 for a map that is calibrated, as it
+            must be by Gibbs for a learned prior that is not one of shapes (:mod:`bayesdiff.sampling.field_gibbs`).
 
     Returns:
         A model with sites ``level``, ``calibration`` where it is unknown, ``x`` (1, H, W) and ``y``, and with a prior
@@ -90,7 +90,7 @@ def make_model(
 def parameter_priors(prior: bd.DiffusionModel, calibration_sd: float) -> tuple[Any, Any, tuple[Any, Any] | None]:
     """NumPyro sites of what is unknown beside the field: level, calibration, and the scale of a prior of shapes."""
     level = numpyro.sample("level", dist.LogUniform(*LEVEL_BOUNDS))
-    calibration = numpyro.sample("calibration", dist.Normal(1.0, calibration_sd)) if calibration_sd else 1.0
+    calibration = numpyro.sample("calibration", dist.LogNormal(0.0, calibration_sd)) if calibration_sd else 1.0
     scale = window_scale(prior.card.entries)
     return level, calibration, None if scale is None else scale.sample()
 
