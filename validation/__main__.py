@@ -22,6 +22,7 @@ STUDIES = {
     "twin_calibration_gibbs": ("twin_calibration", "gibbs", "a thousand simulations of the twin by Gibbs"),
     "misspecification": ("misspecification", "run", "posteriors of the twin on data that it does not describe"),
     "prior_calibration": ("prior_calibration", "run", "calibration of the dust prior: its own draws and held-out dust"),
+    "prior_misspecification": ("prior_misspecification", "run", "the dust prior on data that it does not describe"),
     "simulations": ("simulations", "run", "spectra of the N-body simulations against halofit"),
     "known_answer": ("known_answer", "run", "a trained conditional prior whose posterior is known, by every estimator"),
     "density_fields": ("density_fields", "run", "cosmology from dark-matter fields of 150 held-out simulations"),

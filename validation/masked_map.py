@@ -1,9 +1,9 @@
 """Held-out dust under a mask and inhomogeneous noise of unknown level and calibration, by Gibbs with the trained prior.
 
-The prior is one of shapes, whose amplitude a is a parameter, so that the data tell the product of a and the calibration
-c, and how well c is known is what the distribution of a allows: two lognormal factors of known product, which is a
-closed form. Beside it the Gaussian twin of the prior of whole windows, on the same map with its calibration told: the
-twin believes that all windows have one amplitude.
+The prior is one of shapes, whose amplitude a and offset m are parameters, so that the data tell the products of both
+with the calibration c, and how well c is known is what the distribution of a and m allows: a closed form. Beside it the
+Gaussian twin of the prior of whole windows, on the same map with its calibration told: the twin believes that all
+windows have one amplitude.
 
 Chains that leave the network out of their gradients are quick where pixels are observed. Where none is, a field is held
 by the prior alone and moves by the noise of the best pixels at a time, so that observed pixels and holes are reported
@@ -33,6 +33,7 @@ from models.masked_map.observation import MaskedMap, observe, scan_noise, survey
 from validation.figures import RESULTS, Figure, below, between
 
 NUM_WARMUP, NUM_SAMPLES, PATCH, LEVEL, CALIBRATION = 100, 800, 4, 0.3, 1.04
+NUM_PRODUCTS = 400
 EDGE = 2
 """Pixels from a hole to those that are called observed: nearer ones hang on it."""
 
@@ -70,16 +71,24 @@ def calibrated(observed: MaskedMap) -> MaskedMap:
 
 
 def of_calibration(data: xr.DataTree, prior: bd.DiffusionModel) -> list[Figure]:
-    """The posterior of the calibration against what the product of calibration and amplitude leaves of it."""
+    """The posterior of the calibration c against what c a and c m, which the data tell, leave of it.
+
+    Mean and standard deviation of p(log c | c a, c m), in closed form up to one integral, over draws of both products.
+    """
     posterior, scale = data["posterior"].to_dataset(), window_scale(prior.card.entries)
     assert scale is not None
     found = np.asarray(posterior["calibration"]).ravel()
-    log = np.log(found)
-    product = np.asarray(posterior["calibration"] * posterior["amplitude"]).ravel()
-    # log b = log c + log a is known, log c and log a are normal.
-    precision = np.array([CALIBRATION_SD**-2.0, scale.log_sd**-2.0])
-    mean = float(precision[1] * (np.log(product).mean() - scale.log_mean) / precision.sum())
-    sd = float(precision.sum() ** -0.5)
+    log, product = np.log(found), np.asarray(posterior["calibration"] * posterior["amplitude"]).ravel()
+    seen = np.asarray(posterior["calibration"] * posterior["offset"]).ravel()
+    # With a = b / c and m = u / c all of Jacobians and normalisations cancels.
+    grid = np.linspace(-6.0 * CALIBRATION_SD, 6.0 * CALIBRATION_SD, 601)
+    a, m = (x[:: len(x) // NUM_PRODUCTS, None] / np.exp(grid) for x in (product, seen))
+    squares = (grid / CALIBRATION_SD) ** 2 + ((np.log(a) - scale.log_mean) / scale.log_sd) ** 2
+    squares += ((m - scale.constant - scale.slope * a) / (scale.scatter * a)) ** 2
+    weight = np.exp(-0.5 * (squares - squares.min(axis=1, keepdims=True)))
+    weight = np.mean(weight / weight.sum(axis=1, keepdims=True), axis=0)
+    mean = float(weight @ grid)
+    sd = float(np.sqrt(weight @ (grid - mean) ** 2))
     return [
         Figure(
             f"trained: calibration, {CALIBRATION:g} put in",
