@@ -30,7 +30,7 @@ from models.mass_mapping.prior import NAME, convergence_scale, gaussian_converge
 from validation.figures import RESULTS, Figure, above, below, between
 
 NUM_CHAINS = 2
-LENGTHS = {"twin": (500, 2000), NAME: (150, 600)}
+LENGTHS = {"twin": (500, 2000), NAME: (150, 1000)}
 """Warm-up and draws of each chain, by prior: a gradient of the trained one costs hundreds of those of the twin."""
 MANY_STEPS = 24
 SEED = 11

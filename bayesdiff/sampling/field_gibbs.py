@@ -12,7 +12,8 @@ In turn
 The third needs the density of a field, and is left out where a network is all that knows it: in the sum of what
 thousands of modes say of a common factor the errors of a network add up, to tens of times the scatter of an exact score
 (study ``masked_map``). Without it a parameter that scales a learned field, such as a calibration, creeps, and it drifts
-with the same errors: fix it. Fields that are observed and noise levels are held by the data.
+with the same errors: fix it, or learn the prior of standardised fields and make their amplitude a parameter, so that it
+is the product of the two that the data tell. Fields that are observed and noise levels are held by the data.
 """
 
 from __future__ import annotations

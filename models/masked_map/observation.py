@@ -18,7 +18,7 @@ class MaskedMap(NamedTuple):
         y: calibrated map, (1, H, W); zero where nothing was observed.
         mask: 1 where a pixel was observed, else 0, (H, W).
         relative_noise: noise of each pixel over the unknown level, (H, W).
-        truth: field, level and calibration, where they are known.
+        truth: field, its amplitude and offset, level and calibration, where they are known.
         description: what it is, a phrase.
     """
 
@@ -61,7 +61,8 @@ def observe(
     mask, relative_noise = check_survey(mask, relative_noise, np.shape(field)[-2:])
     noise = level * relative_noise * np.asarray(jax.random.normal(key, field.shape))
     y = np.where(mask, calibration * field + noise, 0.0).astype(np.float32)
-    truth = {"x": field, "level": np.asarray(level), "calibration": np.asarray(calibration)}
+    scale = {"amplitude": np.std(field, dtype=float), "offset": np.mean(field, dtype=float)}
+    truth = {"x": field, "level": np.asarray(level), "calibration": np.asarray(calibration), **scale}
     return MaskedMap(y, mask, relative_noise, truth, description)
 
 

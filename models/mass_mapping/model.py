@@ -29,7 +29,7 @@ from models.mass_mapping.data import ShearMap, Survey, check_survey, load_conver
 
 LEVEL_SD = 0.1
 """Standard deviation of log f: how well the noise map is believed to be calibrated."""
-NUM_STEPS = 5
+NUM_STEPS = 4
 """Steps of the flow. Their number fixes the cost of a gradient; the study measures what more would change."""
 
 
