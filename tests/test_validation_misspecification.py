@@ -15,6 +15,7 @@ from models.dust_cmb.model import PRIOR_BOUNDS, make_model
 from models.linear_gaussian import make_twin
 from validation import misspecification
 from validation.alarms import look
+from validation.prior_misspecification import reddened
 
 SIZE = misspecification.SIZE
 
@@ -63,3 +64,13 @@ def test_patches_of_curved_skies_are_in_the_unit_of_the_model(tmp_path, monkeypa
     assert within == pytest.approx(1.0, abs=0.1)
     again = misspecification.curved_skies(tmp_path / "skies.npz")
     np.testing.assert_array_equal(again["patches"], skies["patches"])
+
+
+def test_red_noise_has_the_level_of_white_noise_and_more_power_at_large_scales():
+    keys = jax.random.split(jax.random.key(3), 64)
+    simulated = jax.vmap(partial(reddened, lambda key: jnp.zeros((1, 64, 64))))(keys)
+    noise = np.asarray(simulated["y"]) / np.asarray(simulated["noise_level"])[:, None, None, None]
+    assert noise.std() == pytest.approx(1.0, abs=0.01)
+    power = np.asarray(bd.fields.power_spectrum(noise, edges=np.array([0.5, 2.5, 8.0, 32.0])).power)[:, 0].mean(axis=0)
+    assert power[0] > 3.0 * power[2]
+    assert power[1] > 1.5 * power[2]
