@@ -116,8 +116,8 @@ def with_twin_at_large_scales(
     Args:
         denoiser: recalibrated.
         wavenumber: bands that begin below this |k|, in cycles per pixel, are the filter's.
-        noise_levels: the correction is whole up to the first and nothing from the second, linearly in log s between:
-            at high noise only large scales are left, and the network corrects them by what it sees of them.
+        noise_levels: the correction is whole up to the first and nothing from the second, linearly in log s between,
+            at the levels of the denoiser's tables: at high noise only large scales are left to be corrected.
 
     Raises:
         ValueError: for a negative wavenumber, or noise levels that are not positive and ascending.

@@ -64,6 +64,9 @@ def test_a_masked_map_of_a_prior_of_shapes(shapes: bd.DiffusionModel) -> None:
     assert set(unknowns(shapes, 0.05)) <= set(trace)
     assert unknowns(replace(shapes, card=Card({})), 0.05) == ("level", "calibration")
     assert window_scale({}) is None
+    for damaged, got in (({"log_mean": 0.0}, "got log_mean"), (3.0, r"got 3\.0")):
+        with pytest.raises(ValueError, match=f"must hold log_mean, log_sd, constant, slope, scatter, {got}"):
+            window_scale({"window_scale": damaged})
     assert draw_field(jax.random.key(3), shapes).shape == (1, SIZE, SIZE)
     drawn = Predictive(lambda: parameter_priors(shapes, 0.05), num_samples=3)(jax.random.key(0))
     assert set(unknowns(shapes, 0.05)) <= set(drawn)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
 
+from bayesdiff.calibration import Sbc, simulations
 from bayesdiff.reporting.model_checks import check_predictive
 from bayesdiff.sampling.latent_fields import fields_of
 from bayesdiff.sampling.predictive import checks_of
-from bayesdiff.sampling.target import Target
+from bayesdiff.sampling.target import Target, build_target
 
 
 class Looked(NamedTuple):
@@ -55,3 +56,34 @@ def look(
     data = checks_of(key_checks, target, data, num_replicates=num_replicates, progress=False)
     findings = tuple(finding.what for finding in check_predictive(data))
     return Looked(np.asarray(data["fields"][field].values)[0], findings)
+
+
+def look_at_first(
+    key: jax.Array,
+    model: Callable[..., Any],
+    study: Sbc,
+    simulator: Callable[..., Any],
+    field: str,
+    num: int,
+    num_fields: int,
+    num_replicates: int,
+) -> Iterator[Looked]:
+    """Look at the first ``num`` posteriors of a study with key ``key``, whose only observed site is ``y``.
+
+    Args:
+        key: that of the study.
+        model: that of the study.
+        study: the posteriors.
+        simulator: of its data.
+        field: name of the latent field.
+        num: how many observations.
+        num_fields: fields drawn of each.
+        num_replicates: as in :func:`look`.
+    """
+    numbers = np.arange(num)
+    _, observation = simulations(key, model, numbers, simulator=simulator)
+    target = build_target(key, model, (observation["y"][0],))
+    for number in numbers:
+        draws = dict(zip(study.names, study.draws[number].T, strict=True))
+        key_look = jax.random.fold_in(key, number)
+        yield look(key_look, target, observation["y"][number], draws, field, num_fields, num_replicates)

@@ -12,6 +12,7 @@ apart.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from inference.masked_map import NUM_DIFFUSION_STEPS, reconstruct, write_results
 from inference.sampled_field import field_draws
 from models.denoising.data import load_dust
 from models.denoising.prior import DUST, DUST_SHAPES
-from models.denoising.scale import window_scale
+from models.denoising.scale import standardised, window_scale
 from models.masked_map.model import CALIBRATION_SD, make_model, unknowns
 from models.masked_map.observation import MaskedMap, observe, scan_noise, survey_mask
 from validation.figures import RESULTS, Figure, below, between
 
 NUM_WARMUP, NUM_SAMPLES, PATCH, LEVEL, CALIBRATION = 100, 800, 4, 0.3, 1.04
 NUM_PRODUCTS = 400
+NUM_SWEPT, NUM_SWEEPS, SWEEP_LEVEL = 4, 300, 0.5
 EDGE = 2
 """Pixels from a hole to those that are called observed: nearer ones hang on it."""
 
@@ -59,7 +61,29 @@ def run(folder: Path = RESULTS / "masked_map") -> list[Figure]:
     figures += of_calibration(results["trained"], trained)
     scatter = amplitude_slope(whole, load_dust().patches())
     label = f"{DUST.name}: score along the amplitude at the lowest noise level, rms over that of an exact score"
-    return [*figures, Figure(label, scatter)]
+    figures.append(Figure(label, scatter))
+    free = replace(trained, denoiser=replace(trained.denoiser, standardised=False))  # pyright: ignore
+    for words, prior in (("", trained), (", its norm left alone", free)):
+        label = f"{DUST_SHAPES.name}{words}: largest |s.d. - 1| of fields after {NUM_SWEEPS} draws without data"
+        figures.append(Figure(label, norm_error(prior, standardised(load_dust().patches()[:NUM_SWEPT]))))
+    return figures
+
+
+def norm_error(prior: bd.DiffusionModel, fields: np.ndarray) -> float:
+    """How far the standard deviation of fields strays from 1 as Gibbs draws them again and again where nothing is seen.
+
+    Each draw adds noise of ``SWEEP_LEVEL`` and takes it away by the reverse process, which leaves the prior as it is.
+    """
+    mixture = bd.NoisyDiffusion(prior, SWEEP_LEVEL)
+
+    def sweep(x: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        noise, reverse = jax.random.split(key)
+        y = x + SWEEP_LEVEL * jax.random.normal(noise, x.shape)
+        return mixture.sample_latent(reverse, y, NUM_DIFFUSION_STEPS), None
+
+    last = jax.jit(lambda x, keys: jax.lax.scan(sweep, x, keys)[0])
+    x = last(jnp.asarray(fields), jax.random.split(jax.random.key(9), NUM_SWEEPS))
+    return float(jnp.abs(jnp.std(x, axis=(-3, -2, -1)) - 1.0).max())
 
 
 def calibrated(observed: MaskedMap) -> MaskedMap:

@@ -25,13 +25,12 @@ from bayesdiff.cosmology.emulator import LMIN
 from bayesdiff.cosmology.flat_sky import cmb_power
 from bayesdiff.diffusion.noise import colour
 from bayesdiff.fields.patches import regrid
-from bayesdiff.sampling.target import build_target
 from bayesdiff.windows import MapWindows
 from models.dust_cmb.data import DATA_FILE, load_dust_maps
 from models.dust_cmb.model import PRIOR_BOUNDS, make_model
 from models.linear_gaussian import PIXEL_ARCMIN, make_twin
 from models.shared_data import data_folder
-from validation.alarms import look
+from validation.alarms import look_at_first
 from validation.figures import RESULTS, Figure, above, below
 from validation.ranked import quantity_figures
 
@@ -73,16 +72,9 @@ def judged(name: str, twin: bd.DiffusionModel, simulator: Callable, folder: Path
         store=folder / "study.sbc",
     )  # fmt: skip
     bd.reporting.write_calibration_report(study, folder, title=f"The twin on {name}", notes=(str(__doc__),))
-    numbers = np.arange(NUM_LOOKED)
-    _, observation = bd.calibration.simulations(key, model, numbers, simulator=simulator)
-    target = build_target(key, model, (observation["y"][0],))
     flagged, kinds_found = 0, {"replicated": 0, "separated": 0}
-    for number in numbers:
-        draws = dict(zip(study.names, study.draws[number].T, strict=True))
-        found = look(
-            jax.random.fold_in(key, number), target, observation["y"][number], draws, twin.name, NUM_FIELDS,
-            NUM_REPLICATES,
-        ).findings  # fmt: skip
+    looks = look_at_first(key, model, study, simulator, twin.name, NUM_LOOKED, NUM_FIELDS, NUM_REPLICATES)
+    for found in (looked.findings for looked in looks):
         flagged += bool(found)
         for kind in kinds_found:
             kinds_found[kind] += any(kind in sentence for sentence in found)

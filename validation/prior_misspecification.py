@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import bayesdiff as bd
-from bayesdiff.sampling.target import build_target
 from bayesdiff.windows import MapWindows
 from models.denoising.data import SIZE
 from models.denoising.model import make_model
 from models.denoising.prior import DUST
-from validation.alarms import look
+from validation.alarms import look_at_first
 from validation.figures import RESULTS, Figure, below
 from validation.misspecification import planck_map, polarisation_maps
 from validation.prior_calibration import KEY, OWN, SURROGATE, prior_field, simulate
@@ -72,15 +71,8 @@ def judged(name: str, prior: bd.DiffusionModel, simulator: Callable, folder: Pat
         key, model, algorithm=SURROGATE, num_simulations=NUM, simulator=simulator, store=folder / "study.sbc"
     )
     bd.reporting.write_calibration_report(study, folder, title=f"The dust prior on {name}", notes=(str(__doc__),))
-    numbers = np.arange(NUM_LOOKED)
-    _, observation = bd.calibration.simulations(key, model, numbers, simulator=simulator)
-    target = build_target(key, model, (observation["y"][0],))
-    flagged = 0
-    for number in numbers:
-        draws = dict(zip(study.names, study.draws[number].T, strict=True))
-        key_look = jax.random.fold_in(key, number)
-        flagged += bool(look(key_look, target, observation["y"][number], draws, prior.name, NUM_FIELDS, 0).findings)
-    share = flagged / NUM_LOOKED
+    looks = look_at_first(key, model, study, simulator, prior.name, NUM_LOOKED, NUM_FIELDS, 0)
+    share = sum(bool(looked.findings) for looked in looks) / NUM_LOOKED
     label = f"{name}: observations of {NUM_LOOKED} that are flagged, share"
     return [
         Figure(f"{name}: smallest adjusted p-value of the ranks", float(study.tests.adjusted.min())),

@@ -44,7 +44,7 @@ ARCHITECTURE = UNetConfig(
 SETTINGS = TrainingSettings(steps=2500, pool_size=128, ema_decay=0.998)
 NUM_DRAWS, CHUNK, KEY = 1024, 8, 77
 LEAST_POWER = 1e-6
-"""Of a mode, over the mean of all."""
+"""Of the mean of standardised windows, over that of all modes."""
 
 
 class Kind(NamedTuple):
@@ -106,8 +106,10 @@ DUST_SHAPES = DUST._replace(
 def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
     """The Wiener filter of the training windows, with a network that gives zero."""
     mean, power = windows.statistics()
-    # Standardised windows have no power at k = 0, where the flow divides by it.
-    reference = GaussianDenoiser(jnp.maximum(power, LEAST_POWER * jnp.mean(power)), mean)
+    if windows.standardised:
+        # They have no power at k = 0, where the flow divides by it.
+        power = power.at[..., 0, 0].max(LEAST_POWER * jnp.mean(power))
+    reference = GaussianDenoiser(power, mean)
     fields = jax.vmap(windows.draw)(jax.random.split(jax.random.key(seed), 4096))
     denoiser = initialise(seed, reference, ARCHITECTURE, spectra=fit_spectral_mixture(fields, reference))
     return replace(denoiser, standardised=windows.standardised)

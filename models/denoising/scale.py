@@ -62,9 +62,18 @@ def fit_window_scale(maps: Maps, num: int = NUM_WINDOWS, seed: int = 5) -> Windo
 
 
 def window_scale(entries: Mapping[str, Any]) -> WindowScale | None:
-    """The distribution that the card of a prior of standardised windows holds, or None for another prior's card."""
+    """The distribution that the card of a prior of standardised windows holds, or None for another prior's card.
+
+    Raises:
+        ValueError: the card holds something else by that name.
+    """
     found = entries.get("window_scale")
-    return None if found is None else WindowScale(**found)
+    if found is None:
+        return None
+    if not isinstance(found, Mapping) or set(found) != set(WindowScale._fields):
+        got = ", ".join(found) if isinstance(found, Mapping) else repr(found)
+        raise ValueError(f"window_scale of the card must hold {', '.join(WindowScale._fields)}, got {got}")
+    return WindowScale(**found)
 
 
 def standardised(fields: Any) -> np.ndarray:
