@@ -12,24 +12,24 @@ from bayesdiff.diffusion.samplers import draw_prior
 
 BAND_EDGES = np.array([0.5, 1.5, 2.5, 4.0, 6.0, 8.5, 12.0, 16.0, 20.5, 25.6])
 THRESHOLDS = np.linspace(-1.5, 3.0, 10)
-NUM_STEPS = 24
+NUM_EVALUATIONS = 30
 
 
 def draw_fields(
-    model: bd.DiffusionModel, num: int = 256, seed: int = 0, chunk: int = 16, num_steps: int = NUM_STEPS
+    model: bd.DiffusionModel, num: int = 256, seed: int = 0, chunk: int = 16, num_evaluations: int = NUM_EVALUATIONS
 ) -> np.ndarray:
     """Draws of a prior at the centre of its context's range, (num, C, H, W).
 
     Args:
         model: the prior.
         num: of draws.
-        seed: of their noise; the same seed gives the same noise at any number of steps.
+        seed: of their noise; the same seed gives the same noise at any number of evaluations.
         chunk: draws of one call.
-        num_steps: of the probability flow.
+        num_evaluations: of the denoiser, for each of them.
     """
     centre = tuple(0.5 * (low + high) for low, high in model.context_bounds or ())
     context = model.context_array(centre or None)
-    draw = jax.jit(jax.vmap(lambda key: draw_prior(key, model, context, num_steps)))
+    draw = jax.jit(jax.vmap(lambda key: draw_prior(key, model, context, num_evaluations)))
     keys = jax.random.split(jax.random.key(seed), (-(-num // chunk), chunk))
     return np.concatenate([np.asarray(draw(some)) for some in keys])[:num]
 

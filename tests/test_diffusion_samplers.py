@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.flow import carry, push
 from bayesdiff.diffusion.samplers import draw_prior, probability_flow, reverse_sde
 from bayesdiff.distributions import NoisyDiffusion
 from tests.diffusion_toys import (
@@ -131,7 +132,7 @@ def test_sample_latent_draws_a_bimodal_posterior():
 def test_prior_draws_have_the_law_of_the_mixture():
     model = pixel_mixture()
     keys = jax.random.split(jax.random.key(5), 1000)
-    draws = np.asarray(jax.vmap(lambda key: draw_prior(key, model, NO_CONTEXT, num_steps=100))(keys)).ravel()
+    draws = np.asarray(jax.vmap(lambda key: draw_prior(key, model, NO_CONTEXT, num_evaluations=100))(keys)).ravel()
     weights, means, variances = (
         np.asarray(a) for a in (model.denoiser.weights, model.denoiser.means, model.denoiser.variances)
     )
@@ -149,6 +150,19 @@ def test_probability_flow_converges_at_second_order():
     errors = np.array([float(jnp.abs(run(n) - exact).max()) for n in (32, 64, 128)])
     assert 1e-6 < errors[-1] < 1e-2
     np.testing.assert_allclose(errors[:-1] / errors[1:], 4.0, rtol=0.2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_draws_converge_at_third_order_to_the_flow():
+    model, reference = pixel_mixture(), GaussianDenoiser(jnp.ones((2, 2)))
+    u = jnp.array([-1.7, -0.3, 0.2, 2.5]).reshape(1, 2, 2)
+    exact = push(model, u, NO_CONTEXT, 1024, reference)
+    run = jax.jit(lambda n: carry(model, u, NO_CONTEXT, n, reference), static_argnums=0)
+    errors = np.array([float(jnp.abs(run(n) - exact).max()) for n in (64, 128, 256)])
+    assert 1e-8 < errors[-1] < 1e-3
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 3.0, atol=0.6)
+    heun = float(jnp.abs(push(model, u, NO_CONTEXT, 64, reference) - exact).max())
+    assert errors[1] < 0.3 * heun  # at as many evaluations
 
 
 @pytest.mark.usefixtures("x64")

@@ -328,7 +328,7 @@ def other_channels() -> bd.DiffusionModel:
 def test_draws_are_rescaled_by_the_factors_of_the_card(monkeypatch):
     model = linear_twin()
     draws = {seed: np.random.default_rng(seed).normal(size=(64, 2, SIZE, SIZE)).astype(np.float32) for seed in (0, 100)}
-    monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed, num_steps: draws[seed][:num])
+    monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed, num_evaluations: draws[seed][:num])
     with pytest.raises(ValueError, match="card holds the factors of rescaling, got one without"):
         quality.draw_maps(model, 2, rescale=True)
     training = correlated(50) * np.array([2.0, 0.5])[:, None, None]
@@ -378,7 +378,7 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(tmp_path: Path, monk
     monkeypatch.setattr(prior, "architecture", lambda channels: small)
     for name in ("NUM_MEASURED", "NUM_NEAREST"):
         monkeypatch.setattr(quality, name, 4)
-    monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed=0, num_steps=0: np.asarray(
+    monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed=0, num_evaluations=0: np.asarray(
         jax.random.normal(jax.random.key(seed), (num, *model.event_shape))))  # fmt: skip
     arguments = ["train", "cib_tsz", "--steps", "1", "--folder", str(tmp_path / "run"), "--output", str(tmp_path / "m")]
     result = CliRunner().invoke(models_app, arguments)

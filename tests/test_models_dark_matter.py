@@ -184,7 +184,7 @@ def test_the_recipe_ends_in_a_model_that_reconstructs(
 
     training, held_out = pairs.split(1)
     assert prior.scales_of(model) == Scales.of(training)
-    ours = draw(jax.random.key(0), model, held_out.stars[0], 6, num_steps=6)
+    ours = draw(jax.random.key(0), model, held_out.stars[0], 6, num_evaluations=12)
     truth = prior.scales_of(model).density.field(held_out.density.surface_density[0])
     assert ours.shape == (6, 1, 64, 64)
     assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
@@ -197,7 +197,7 @@ def test_a_reconstruction_is_a_site_of_a_model_and_has_pictures(pairs: Pairs, tm
     linear = fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps))
     model, mass = prior.make_prior(linear, scales), held_out.stars[0]
     truth = scales.density.field(held_out.density.surface_density[0])
-    ours = draw(jax.random.key(0), model, mass, 6, num_steps=6)
+    ours = draw(jax.random.key(0), model, mass, 6, num_evaluations=12)
     assert ours.shape == (6, 1, 64, 64)
     assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
 

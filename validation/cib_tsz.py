@@ -28,7 +28,7 @@ from models.cib_tsz.observation import NOISE, cmb_power, observe_held_out
 from models.cib_tsz.pictures import draw_generated
 from models.cib_tsz.prior import CIB, CIB_TSZ, Kind
 from models.cib_tsz.quality import (
-    NUM_STEPS,
+    NUM_EVALUATIONS,
     OCTAVES,
     PEAK_RANGES,
     Difference,
@@ -82,7 +82,7 @@ def kept_draws(model: bd.DiffusionModel, kind: Kind) -> np.ndarray:
     path = FOLDER / f"{kind.name}-{model.fingerprint()[:12]}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, draw_fields(model, NUM_DRAWS, num_steps=NUM_STEPS))
+        np.save(path, draw_fields(model, NUM_DRAWS, num_evaluations=NUM_EVALUATIONS))
     return np.load(path, allow_pickle=False)
 
 

@@ -27,7 +27,7 @@ from validation.field_posteriors import Row, by_surrogate, calibration_figures, 
 from validation.figures import RESULTS, Figure, above, below
 
 NUM_DRAWS, NUM_TRAINING = 256, 4096
-FEW_STEPS, MANY_STEPS, NUM_COMPARED = 15, 500, 48
+FEW, MANY, NUM_COMPARED = 30, 1000, 48
 NUM_PATCHES, NUM_POSTERIOR = 24, 39
 NUM_UNKNOWN, UNKNOWN_RANGE = 100, (0.1, 2.0)
 LEVELS = (0.68, 0.95)
@@ -104,15 +104,15 @@ def morphology(draws: np.ndarray, maps: Maps) -> list[Figure]:
 
 
 def few_steps(prior: bd.DiffusionModel) -> list[Figure]:
-    """Draws from the same noise in few steps and in many: spectra and functionals, in standard errors of the many."""
-    fields = [draw_fields(prior, NUM_COMPARED, seed=5, num_steps=n) for n in (FEW_STEPS, MANY_STEPS)]
+    """Draws from the same noise by few evaluations and by many: spectra and functionals, in their standard errors."""
+    fields = [draw_fields(prior, NUM_COMPARED, seed=5, num_evaluations=n) for n in (FEW, MANY)]
     power = [np.asarray(bd.fields.power_spectrum(x, edges=BAND_EDGES).power)[:, 0] for x in fields]
     shape = [np.asarray(bd.fields.minkowski_functionals(x, THRESHOLDS))[:, :, 0] for x in fields]
     figures = []
     for name, (few, many), axis in (("spectra", power, 0), ("Minkowski functionals", shape, 1)):
         error = many.std(axis=axis, ddof=1) / np.sqrt(NUM_COMPARED)
         difference = np.abs(few.mean(axis=axis) - many.mean(axis=axis)) / np.maximum(error, 1e-3 * error.max())
-        label = f"{name} of draws by {2 * FEW_STEPS} evaluations less those by {2 * MANY_STEPS}, in their sample error"
+        label = f"{name} of draws by {FEW} evaluations less those by {MANY}, in their sample error"
         figures.append(below(f"{label}, largest", difference.max(), 0.5))
     return figures
 

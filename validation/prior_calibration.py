@@ -19,12 +19,12 @@ from rich.table import Table
 
 import bayesdiff as bd
 from bayesdiff.calibration import FieldChecks, Sbc, check_fields, tarp
-from bayesdiff.diffusion.samplers import draw_prior
+from bayesdiff.diffusion.flow import push
 from bayesdiff.sampling.target import build_target
 from models.denoising.data import load_dust
 from models.denoising.model import NOISE_BOUNDS, make_model
 from models.denoising.prior import DUST
-from models.draws import BAND_EDGES, NUM_STEPS
+from models.draws import BAND_EDGES
 from validation.alarms import look
 from validation.figures import RESULTS, Figure, above, below
 from validation.ranked import LEVELS, quantity_figures
@@ -34,6 +34,7 @@ KEY = 29
 SURROGATE = bd.MarginalSurrogate(
     bd.Elbo(num_times=32, num_noise=1), num_design=8, num_test=10, min_bulk=8, steps_per_draw=2
 )
+NUM_STEPS = 24
 RELAXED, RELAXED_STEPS = 0.1, 8
 OWN, HELD_OUT = "own draws", "held-out dust"
 
@@ -94,7 +95,8 @@ def prior_field(prior: bd.DiffusionModel, key: jax.Array) -> jax.Array:
     levels of an observation counts; the reverse process does not leave it.
     """
     key_flow, key_noise, key_relaxed = jax.random.split(key, 3)
-    x = draw_prior(key_flow, prior, prior.context_array(None), NUM_STEPS)
+    values = jax.random.normal(key_flow, prior.event_shape)
+    x = push(prior, values, prior.context_array(None), NUM_STEPS)
     noisy = x + RELAXED * jax.random.normal(key_noise, x.shape)
     return bd.NoisyDiffusion(prior, RELAXED).sample_latent(key_relaxed, noisy, RELAXED_STEPS)
 

@@ -9,11 +9,12 @@ D_W the Wiener filter of the reference. All that is stiff, the growth of y and t
 number, is gone; the flow of the twin is at rest, and that of a learned prior is slow and bounded by the network. Any
 Gaussian may serve as the reference: it only chooses coordinates.
 
-Two integrators serve two purposes. :func:`integrate` adapts to any solver and start and is what densities use.
+Three integrators serve three purposes. :func:`integrate` adapts to any solver and start and is what densities use.
 :func:`push` is the map from unit normal values to fields of the prior, by the denoiser's generator, in a few Heun steps
 from the highest noise level to the lowest, short where the field takes shape: one fixed program, differentiable in both
 modes, whose reverse pass keeps only the field between steps and computes each step again. :func:`pull` inverts exactly
-this map, step by step.
+this map, step by step. :func:`carry` goes the same way for draws, of which nobody asks a gradient or an inverse: by
+Adams and Bashforth's steps of third order, one evaluation each.
 """
 
 from __future__ import annotations
@@ -105,6 +106,36 @@ def push(
     reference, field, levels = _discretise(model, u, context, num_steps, reference)
     if field is not None:
         u, _ = jax.lax.scan(_checkpointed(lambda u, ends: (_heun(field, u, ends), None)), u, levels)
+    return reference.unwhiten(u, jnp.zeros((), u.dtype), model.noise_power(context))
+
+
+def carry(
+    model: DiffusionModel,
+    u: jax.Array,
+    context: jax.Array,
+    num_evaluations: int,
+    reference: GaussianDenoiser | None = None,
+) -> jax.Array:
+    """As :func:`push`, in ``num_evaluations`` steps of one evaluation of the denoiser each; for draws."""
+    reference, field, (starts, ends) = _discretise(model, u, context, num_evaluations, reference)
+    if field is not None:
+        h = ends - starts
+        before = jnp.concatenate([h[:1], h[:-1]])
+        earlier = jnp.concatenate([before[:1], before[:-1]])
+        # The first steps have no history, and need none: at the highest noise level the flow hardly moves.
+        index = jnp.arange(num_evaluations)
+        first = jnp.where(index > 0, h / 2.0, 0.0)
+        second = jnp.where(index > 1, (h**2 / 3.0 + h * before / 2.0) / (before + earlier), 0.0)
+
+        def step(state: tuple[jax.Array, ...], inputs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], None]:
+            u, last_rate, last_slope = state
+            tau, h, before, first, second = inputs
+            rate = field(tau, u)
+            slope = (rate - last_rate) / before
+            moved = u + h * (rate + first * slope + second * (slope - last_slope))
+            return (moved.astype(u.dtype), rate.astype(u.dtype), slope.astype(u.dtype)), None
+
+        u = jax.lax.scan(step, (u, jnp.zeros_like(u), jnp.zeros_like(u)), (starts, h, before, first, second))[0][0]
     return reference.unwhiten(u, jnp.zeros((), u.dtype), model.noise_power(context))
 
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
-from bayesdiff.diffusion.flow import LOWEST_NOISE_LEVEL, integrate, push, reference_of, velocity
+from bayesdiff.diffusion.flow import LOWEST_NOISE_LEVEL, carry, integrate, reference_of, velocity
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
 
@@ -124,9 +124,9 @@ def probability_flow(
     return reference.unwhiten(u, jnp.asarray(0.0) if end is None else stop, noise_power)
 
 
-def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_steps: int = 24) -> jax.Array:
-    """Draw x from the prior by the probability flow from t = 1, (C, H, W)."""
-    return push(model, jax.random.normal(key, model.event_shape), context, num_steps)
+def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_evaluations: int = 30) -> jax.Array:
+    """Draw x from the prior by the probability flow from t = 1, (C, H, W), in so many evaluations of the denoiser."""
+    return carry(model, jax.random.normal(key, model.event_shape), context, num_evaluations)
 
 
 def _gain(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:

@@ -22,8 +22,8 @@ from models.draws import BAND_EDGES, draw_fields, nearest_patches
 OCTAVES = (1.5, 3.0, 6.0, 12.0, 24.0)
 PEAK_RANGES = ((3.0, 5.0), (5.0, np.inf))
 NUM_MEASURED, NUM_NEAREST, NUM_RESCALING = 128, 32, 256
-NUM_STEPS = 12
-"""Steps of the flow that draws: those of twice as many differ by 0.005 standard deviations."""
+NUM_EVALUATIONS = 24
+"""Of the network, for a draw."""
 
 
 class Difference(NamedTuple):
@@ -71,7 +71,7 @@ def draw_maps(model: bd.DiffusionModel, num: int = NUM_MEASURED, seed: int = 0, 
     Raises:
         ValueError: the card is not that of foregrounds, or holds no factors.
     """
-    return to_maps(draw_fields(model, num, seed, num_steps=NUM_STEPS), model, rescale)
+    return to_maps(draw_fields(model, num, seed, num_evaluations=NUM_EVALUATIONS), model, rescale)
 
 
 def to_maps(fields: np.ndarray, model: bd.DiffusionModel, rescale: bool = True) -> np.ndarray:
@@ -162,7 +162,7 @@ def measured_quality(model: bd.DiffusionModel, maps: Foregrounds, windows: MapWi
     held_out = maps.patches()
     theirs = spectra(held_out)
     quality: dict[str, Any] = {"band_edges": list(BAND_EDGES), "num_draws": NUM_MEASURED}
-    fields = draw_fields(model, NUM_MEASURED, num_steps=NUM_STEPS)
+    fields = draw_fields(model, NUM_MEASURED, num_evaluations=NUM_EVALUATIONS)
     for name, rescale in (("draws", False), ("rescaled_draws", True)):
         found = difference(spectra(to_maps(fields, model, rescale)), theirs)
         change = np.abs(correlations(found.drawn) - correlations(found.held_out))

@@ -26,7 +26,7 @@ from models.dark_matter.prior import scales_of
 from models.density_fields.model import cosmology
 from models.density_fields.power_spectrum import PowerSpectrumBaseline, draw_parameters, log_evidence
 
-NUM_STEPS = 12
+NUM_EVALUATIONS = 24
 LARGEST_BATCH = 20 * 64**2
 """Pixels of the fields that are drawn at a time."""
 
@@ -53,7 +53,11 @@ def make_model(reconstruction: bd.DiffusionModel, stars: np.ndarray) -> Callable
 
 
 def draw(
-    key: jax.Array, reconstruction: bd.DiffusionModel, stars: np.ndarray, num: int, num_steps: int = NUM_STEPS
+    key: jax.Array,
+    reconstruction: bd.DiffusionModel,
+    stars: np.ndarray,
+    num: int,
+    num_evaluations: int = NUM_EVALUATIONS,
 ) -> np.ndarray:
     """Draws of the dark matter given stars.
 
@@ -62,21 +66,21 @@ def draw(
         reconstruction: a model of :mod:`models.dark_matter.prior`.
         stars: stellar mass per pixel, (H, W).
         num: of draws.
-        num_steps: of the probability flow, two evaluations of the network each.
+        num_evaluations: of the network, for a draw by the probability flow.
 
     Returns:
         Standardised fields, (num, 1, H, W).
     """
     maps = jnp.asarray(scales_of(reconstruction).stars.maps(stars))
-    return np.asarray(_draw(jax.random.split(key, num), reconstruction, maps, num_steps))
+    return np.asarray(_draw(jax.random.split(key, num), reconstruction, maps, num_evaluations))
 
 
-@partial(jax.jit, static_argnames="num_steps")
-def _draw(keys: jax.Array, reconstruction: bd.DiffusionModel, maps: jax.Array, num_steps: int) -> jax.Array:
+@partial(jax.jit, static_argnames="num_evaluations")
+def _draw(keys: jax.Array, reconstruction: bd.DiffusionModel, maps: jax.Array, num_evaluations: int) -> jax.Array:
     model = reconstruction.given(maps)
     # Wide fields one by one, for their memory.
     together = max(1, min(len(keys), LARGEST_BATCH // model.size))
-    one = lambda key: draw_prior(key, model, model.context_array(None), num_steps)  # noqa: E731
+    one = lambda key: draw_prior(key, model, model.context_array(None), num_evaluations)  # noqa: E731
     return jax.lax.map(one, keys, batch_size=together)
 
 
