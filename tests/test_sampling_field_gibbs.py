@@ -10,9 +10,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 import xarray as xr
+from scipy.stats import norm
 
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.sampling import field_gibbs
 from bayesdiff.sampling.augmentation import (
     LARGEST_SHARE,
     draw_given_likelihood,
@@ -25,7 +27,7 @@ from bayesdiff.sampling.target import build_target
 from bayesdiff.sampling.translations import prior_ratio, twin_mean
 from models.masked_map.model import exact_posterior
 from models.masked_map.observation import observe, scan_noise, survey_mask
-from tests.diffusion_toys import coloured, red_power
+from tests.diffusion_toys import coloured, pixel_mixture, red_power
 
 SIZE, MEAN, LEVEL, CALIBRATION = 8, 0.3, 0.4, 1.05
 MASK, NOISE = survey_mask(SIZE, seed=1), scan_noise(SIZE)
@@ -272,6 +274,44 @@ def test_what_fields_follow_is_the_posterior_mean_and_their_prior_the_closed_for
     x = bd.DiffusionPrior(prior).sample(jax.random.key(2))
     expected = priors["x"].log_prob(x + change["x"]) - priors["x"].log_prob(x)
     assert float(prior_ratio(priors, {"x": x}, change)) == pytest.approx(float(expected), abs=0.02)
+
+
+@pytest.mark.usefixtures("x64")
+def test_chains_find_modes_by_their_weight_as_the_likelihood_comes_in_by_degrees(monkeypatch):
+    bimodal, spread, observed = pixel_mixture(with_twin=True), 0.1, 0.2
+
+    def model(y=None):
+        x = numpyro.sample("x", bd.DiffusionPrior(bimodal))
+        numpyro.sample("y", dist.Normal(x[..., 0, 0, 0] + 0.8 * x[..., 0, 0, 1], spread), obs=y)
+
+    def share(first_power):
+        """Of chains whose first pixel is in the lower mode and whose second is in the upper one."""
+        monkeypatch.setattr(field_gibbs, "FIRST_POWER", first_power)
+        field_gibbs.field_gibbs_kernel.cache_clear()
+        algorithm = bd.GibbsDiffusion(num_warmup=200)
+        settings = {"num_chains": 800, "num_samples": 2, "progress": False}
+        data = bd.sample(jax.random.key(0), model, jnp.asarray(observed), algorithm=algorithm, **settings)
+        x = np.asarray(data["posterior"]["x"])[:, -1, 0, 0]
+        return np.mean((x[:, 0] < -0.2) & (x[:, 1] > -0.2))
+
+    denoiser = bimodal.denoiser
+    weight, mean, variance = (np.asarray(x) for x in (denoiser.weights, denoiser.means, denoiser.variances))
+    centre = mean[:, None] + 0.8 * mean
+    evidence = (
+        weight[:, None] * weight * norm.pdf(observed, centre, np.sqrt(variance[:, None] + 0.64 * variance + spread**2))
+    )
+    exact = evidence[0, 1] / evidence.sum()
+    by_degrees, at_once = share(field_gibbs.FIRST_POWER), share(1.0)
+    field_gibbs.field_gibbs_kernel.cache_clear()
+    assert abs(by_degrees - exact) < 0.7 * abs(at_once - exact)
+
+
+def test_the_likelihood_is_whole_after_half_of_the_warm_up():
+    powers = np.array([field_gibbs.likelihood_power(jnp.asarray(i), 100) for i in (0, 24, 49, 99, 5000)])
+    assert powers[0] < 1.2 * field_gibbs.FIRST_POWER
+    np.testing.assert_allclose(powers[1], field_gibbs.FIRST_POWER**0.5, rtol=1e-3)
+    np.testing.assert_array_equal(powers[2:], 1.0)
+    assert field_gibbs.likelihood_power(jnp.asarray(0), 0) == 1.0
 
 
 def test_unsuitable_models_are_refused(prior):

@@ -15,7 +15,8 @@ observation.
       w = (1 - c) / 2 / (c + (1 - c) A)
 
   the covariance is right to first order in dD/dy - A, and the scheme of second weak order, still at one evaluation of
-  the denoiser per step. For the twin there is no excess: it is sampled exactly in any number of steps.
+  the denoiser per step. For the twin there is no excess: it is sampled exactly in any number of steps. Each call goes
+  by a random orientation of the field, if the prior has no preferred one (:mod:`bayesdiff.diffusion.orientation`).
 * :func:`probability_flow` integrates the flow of :mod:`bayesdiff.diffusion.flow` with Heun's second-order method.
 """
 
@@ -30,6 +31,7 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.flow import LOWEST_NOISE_LEVEL, carry, integrate, reference_of, velocity
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
+from bayesdiff.diffusion.orientation import random_orientation
 
 LAST_NOISE_LEVEL = 0.02
 # Of c + (1 - c) A, in long steps: there the noise tells little of the denoiser's slope.
@@ -66,9 +68,11 @@ def reverse_sde(
     Returns:
         One draw, (C, H, W).
     """
-    noise_power = model.noise_power(context)
+    key, key_orientation = jax.random.split(key)
+    orientation = random_orientation(key_orientation, model.denoiser)
+    noise_power = orientation.turn_power(model.noise_power(context))
     dtype = jnp.result_type(y, s)
-    y = jnp.asarray(y, dtype)
+    y = orientation.turn(jnp.asarray(y, dtype))
     lowest = jnp.minimum(jnp.maximum(last, model.noise_levels()[0]), 0.5 * s)
     fractions = jnp.linspace(0.0, 1.0, num_steps)
     levels = jnp.exp(jnp.log(s) + fractions * (jnp.log(lowest) - jnp.log(s))).astype(y.dtype)
@@ -96,7 +100,7 @@ def reverse_sde(
     (x, _, _), _ = jax.lax.scan(
         step, (y, _Expected(nothing, nothing), nothing), (jax.random.split(key, num_steps), levels, following)
     )
-    return x
+    return orientation.back(x)
 
 
 def probability_flow(

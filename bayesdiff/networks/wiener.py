@@ -88,6 +88,14 @@ class WienerDenoiser:
     standardised: bool = False
 
     @property
+    def symmetric(self) -> bool:
+        """Whether the prior's fields have no preferred direction: training examples come in a random one.
+
+        Maps that are given have theirs.
+        """
+        return not isinstance(self.reference, LinearReconstruction)
+
+    @property
     def generator(self) -> WienerDenoiser:
         """The denoiser that draws of the prior go by: the gain times ``contrast`` above s = 1, one below s = 0.3."""
         ramp = jnp.interp(self.gain.log_s, jnp.log(np.array(CONTRAST_ONSET)), jnp.array([0.0, 1.0]))

@@ -14,6 +14,10 @@ thousands of modes say of a common factor the errors of a network add up, to ten
 (study ``masked_map``). Without it a parameter that scales a learned field, such as a calibration, creeps, and it drifts
 with the same errors: fix it, or learn the prior of standardised fields and make their amplitude a parameter, so that it
 is the product of the two that the data tell. Fields that are observed and noise levels are held by the data.
+
+The chains start at draws of the prior, and in the first half of the warm-up the likelihood comes in by degrees, raised
+to a power that rises to 1. While it is weak the noise that is split off is large, and a chain goes over between modes
+that it could not leave later (simulated annealing by the likelihood, as in Neal 2001, Stat. Comput. 11, 125).
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
 
 
 FIELD_ACCEPTANCE, DECAY = 0.6, 0.6
+FIRST_POWER, RISING = 1e-3, 0.5
+"""Power of the likelihood at the start of the warm-up, and the share of the warm-up in which it rises to 1."""
 
 
 class FieldTuning(NamedTuple):
@@ -122,6 +128,12 @@ def density_without(functions: BoundModel, names: tuple[str, ...]) -> Callable[[
     return density
 
 
+def likelihood_power(index: jax.Array, num_warmup: int) -> jax.Array:
+    """Power that the likelihood has in an iteration: it rises geometrically in the warm-up, and is 1 after it."""
+    progress = jnp.minimum((index + 1.0) / max(RISING * num_warmup, 1.0), 1.0)
+    return FIRST_POWER ** (1.0 - progress)
+
+
 def tune_fields(tuning: FieldTuning, draw: Draw) -> FieldTuning:
     """The tuning after one more draw: a mean that forgets the first draws, and a share for the acceptance rate."""
     weight = (tuning.count + 2.0) ** -DECAY
@@ -136,17 +148,17 @@ def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: t
     in_turn = jax.default_backend() == "cpu"
     spacing = settings.num_warmup // settings.num_adaptations
 
-    def of_parameters(position: Position, fields: Fields, data: Data) -> jax.Array:
-        return log_likelihood(functions, names, position, fields, data)
+    def tempered(position: Position, fields: Fields, data: Data, power: jax.Array) -> jax.Array:
+        return power * log_likelihood(functions, names, position, fields, data)
 
     def priors_at(position: Position, fields: Fields, data: Data) -> dict[str, DiffusionPrior]:
         return latent_priors(functions, {**position, **fields}, data)
 
     def draw_fields(
-        key: jax.Array, state: FieldGibbsState, warming: jax.Array, data: Data
+        key: jax.Array, state: FieldGibbsState, warming: jax.Array, data: Data, power: jax.Array
     ) -> tuple[FieldGibbsState, Info]:
         priors = priors_at(state.position, state.fields, data)
-        likelihood = lambda x: log_likelihood(functions, names, state.position, x, data)  # noqa: E731
+        likelihood = partial(tempered, state.position, data=data, power=power)
 
         def once(carry: tuple[Fields, FieldTuning], key: jax.Array) -> tuple[tuple[Fields, FieldTuning], Info]:
             fields, tuning = carry
@@ -169,19 +181,24 @@ def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: t
             return FieldGibbsState(rest, fields, tuning, nothing, nothing, jax.vmap(first_proposal)({"": nothing}))
         return FieldGibbsState(rest, fields, tuning, *untuned(rest), jax.vmap(first_proposal)(rest))
 
-    def tune(key: jax.Array, state: FieldGibbsState, data: Data) -> FieldGibbsState:
-        given = partial(of_parameters, fields=state.fields, data=data)
+    def tune(key: jax.Array, state: FieldGibbsState, data: Data, power: jax.Array) -> FieldGibbsState:
+        given = partial(tempered, fields=state.fields, data=data, power=power)
         return adapt(key, state, given, settings.adaptation_steps, settings.target_acceptance)
 
-    def move_parameters(key: jax.Array, state: FieldGibbsState, data: Data) -> tuple[FieldGibbsState, Info]:
-        return move(key, state, partial(of_parameters, fields=state.fields, data=data), settings.num_parameter_steps)
+    def move_parameters(
+        key: jax.Array, state: FieldGibbsState, data: Data, power: jax.Array
+    ) -> tuple[FieldGibbsState, Info]:
+        given = partial(tempered, fields=state.fields, data=data, power=power)
+        return move(key, state, given, settings.num_parameter_steps)
 
-    def shift_all(key: jax.Array, state: FieldGibbsState, warming: jax.Array, data: Data) -> FieldGibbsState:
+    def shift_all(
+        key: jax.Array, state: FieldGibbsState, warming: jax.Array, data: Data, power: jax.Array
+    ) -> FieldGibbsState:
         def one(
             carry: tuple[Position, Fields, Proposal], key: jax.Array
         ) -> tuple[tuple[Position, Fields, Proposal], None]:
             position, fields, proposal = carry
-            likelihood = partial(log_likelihood, functions, names, data=data)
+            likelihood = partial(tempered, data=data, power=power)
             priors = partial(priors_at, fields=fields, data=data)
             position, fields, acceptance = translate(key, position, fields, proposal, likelihood, priors)
             learnt = learn(proposal, position, acceptance)
@@ -192,29 +209,31 @@ def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: t
         position, fields, proposal = carry
         return state._replace(position=position, fields=fields, proposal=proposal)
 
-    def each(function: Callable[..., Any], chains: tuple[Any, ...], data: Data) -> Any:
+    def each(function: Callable[..., Any], chains: tuple[Any, ...], *common: Any) -> Any:
         if in_turn:
-            return jax.lax.map(lambda chain: function(*chain, data), chains)
-        return jax.vmap(lambda *chain: function(*chain, data))(*chains)
+            return jax.lax.map(lambda chain: function(*chain, *common), chains)
+        return jax.vmap(lambda *chain: function(*chain, *common))(*chains)
 
     def step(key: jax.Array, index: jax.Array, state: FieldGibbsState, data: Data) -> tuple[FieldGibbsState, Info]:
         num_chains = jax.tree.leaves(state.fields)[0].shape[0]
         split_keys = jax.vmap(lambda k: jax.random.split(k, 4))(chain_keys(key, num_chains))
         field_keys, adapt_keys, move_keys, shift_keys = jnp.moveaxis(split_keys, 1, 0)
         warming = index < settings.num_warmup
-        state, statistics = jax.vmap(draw_fields, in_axes=(0, 0, None, None))(field_keys, state, warming, data)
+        power = likelihood_power(index, settings.num_warmup)
+        over_chains = (0, 0, None, None, None)
+        state, statistics = jax.vmap(draw_fields, in_axes=over_chains)(field_keys, state, warming, data, power)
         if not state.position:
             return state, statistics
         adapting = warming & (index % spacing == 0)
 
         def adapted() -> FieldGibbsState:
-            new = each(tune, (adapt_keys, state), data)
+            new = each(tune, (adapt_keys, state), data, power)
             return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
 
         state = jax.lax.cond(adapting, adapted, lambda: state)
-        state, of_nuts = each(move_parameters, (move_keys, state), data)
+        state, of_nuts = each(move_parameters, (move_keys, state), data, power)
         if settings.num_shifts:
-            state = jax.vmap(shift_all, in_axes=(0, 0, None, None))(shift_keys, state, warming, data)
+            state = jax.vmap(shift_all, in_axes=over_chains)(shift_keys, state, warming, data, power)
         return state, statistics | of_nuts
 
     def position(state: FieldGibbsState) -> Position:
