@@ -78,7 +78,7 @@ def train(
     def mean_gradient(shared: tuple[Any, TrainingPool], keys: jax.Array, t: jax.Array) -> tuple[Any, jax.Array]:
         """Gradient of the mean loss of some maps, and the loss of each."""
         params, pool = shared
-        examples = jax.vmap(lambda k, t: draw_example(k, t, pool, denoiser, schedule, noise))(keys, t)
+        examples = jax.vmap(lambda k, t: draw_example(k, t, pool, denoiser, schedule, noise, settings.spots))(keys, t)
 
         def loss(params):
             outputs = jax.vmap(lambda e: denoiser.with_params(params).raw(*e[:4])[2])(examples)

@@ -47,6 +47,7 @@ class TrainingSettings:
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of progress.
         seed: of every random number.
+        spots: share of the fields that have spots which are to be taken away (:mod:`bayesdiff.spots`).
     """
 
     steps: int = 8000
@@ -61,6 +62,7 @@ class TrainingSettings:
     checkpoint_every: int = 250
     log_every: int = 50
     seed: int = 0
+    spots: float = 0.0
 
 
 class TrainingState(NamedTuple):

@@ -7,7 +7,8 @@ trained further on windows and on draws of its own.
 There are two priors of dust. ``dust-64`` is of windows as they are, whose amplitude it has to know. ``dust-shapes-64``
 is of windows brought to mean 0 and standard deviation 1 one by one; what they were is left to ordinary parameters,
 whose distribution stands in its card (:mod:`models.denoising.scale`). That is the one for models in which the field is
-multiplied by something unknown.
+multiplied by something unknown, by Gibbs, and its denoiser has learned to take away what no dust has
+(:mod:`bayesdiff.spots`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Kind(NamedTuple):
         card: what its card says of them.
         refined: whether it is trained further on draws of its own.
         standardised: whether it is of windows that are standardised one by one.
+        spots: share of the fields with spots as it is trained further.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Kind(NamedTuple):
     card: dict[str, Any]
     refined: bool = False
     standardised: bool = False
+    spots: float = 0.0
 
     def windows(self, maps: Maps | None = None) -> MapWindows:
         """Random windows of the training maps, as the prior has them."""
@@ -100,6 +103,7 @@ DUST_SHAPES = DUST._replace(
         "command": "python -m models train dust_shapes",
     },
     standardised=True,
+    spots=0.3,
 )
 
 
@@ -126,10 +130,10 @@ def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path) -> Wien
     """Run the recipe, continuing from the checkpoint in ``folder``."""
     windows = kind.windows()
     denoiser = train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
-    return refine(denoiser, windows, refinement(settings), folder / "refined") if kind.refined else denoiser
+    return refine(denoiser, windows, refinement(kind, settings), folder / "refined") if kind.refined else denoiser
 
 
-def refinement(settings: TrainingSettings) -> TrainingSettings:
+def refinement(kind: Kind, settings: TrainingSettings) -> TrainingSettings:
     """How a prior is trained further: 1.2 times as long at half the learning rate, most of it falling."""
     return replace(
         settings,
@@ -137,6 +141,7 @@ def refinement(settings: TrainingSettings) -> TrainingSettings:
         learning_rate=0.5 * settings.learning_rate,
         warmup_steps=settings.warmup_steps // 3,
         decay_fraction=0.6,
+        spots=kind.spots,
     )
 
 
@@ -154,7 +159,7 @@ def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, pa
     maps = kind.load()
     card = {**kind.card, "standardisation": {"mean": maps.mean, "sd": maps.sd}, "training": settings_card(settings)}
     if kind.refined:
-        card["refinement"] = settings_card(refinement(settings))
+        card["refinement"] = settings_card(refinement(kind, settings))
     references, held_out = maps.patches(held_out=False), maps.patches()
     if kind.standardised:
         card["window_scale"] = fit_window_scale(maps)._asdict()
