@@ -62,16 +62,16 @@ def test_dust_is_that_of_the_mixture(data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize(("refined", "spots"), [(False, 0.0), (True, 0.0), (True, 0.3)])
 def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(
-    folder: Path, tmp_path: Path, monkeypatch, refined: bool
+    folder: Path, tmp_path: Path, monkeypatch, refined: bool, spots: float
 ) -> None:
-    monkeypatch.setattr(prior, "MATTER", prior.MATTER._replace(refined=refined))
+    monkeypatch.setattr(prior, "MATTER", prior.MATTER._replace(refined=refined, spots=spots))
     monkeypatch.setattr(prior, "NUM_DRAWS", 8)
     monkeypatch.setattr(data, "data_folder", lambda file: folder)
     small = replace(prior.ARCHITECTURE, channels=(8, 8), blocks=(1, 1), embedding=8)
     monkeypatch.setattr(prior, "ARCHITECTURE", small)
-    monkeypatch.setattr(prior, "draw_fields", lambda model: draws.draw_fields(model, 4, num_steps=2))
+    monkeypatch.setattr(prior, "draw_fields", lambda model: draws.draw_fields(model, 4, num_evaluations=4))
     arguments = ["train", "matter", "--steps", "1", "--folder", str(tmp_path / "run"), "--output", str(tmp_path / "m")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -85,6 +85,25 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(
     assert entries["quality"]["draws"]["nearest_patch_draws"] > 0.1
     assert ("refinement" in entries) == refined
     assert (tmp_path / "run" / "refined").exists() == refined
+    assert (tmp_path / "run" / "refined_spots").exists() == bool(spots)
+    assert ("averaged_with_spots" in entries.get("refinement", {})) == bool(spots)
+
+
+def test_the_average_of_two_networks_has_the_mean_of_their_parameters(folder: Path, monkeypatch) -> None:
+    small = replace(prior.ARCHITECTURE, channels=(8, 8), blocks=(1, 1), embedding=8)
+    monkeypatch.setattr(prior, "ARCHITECTURE", small)
+    monkeypatch.setattr(prior, "recalibrate", lambda denoiser, *arguments: replace(denoiser, contrast=jnp.asarray(2.0)))
+    windows = load_matter(folder).windows()
+    first, second = (prior.untrained_denoiser(windows, seed) for seed in (0, 1))
+    assert prior.average([first], windows) is first
+    mean = prior.average([first, second], windows)
+    jax.tree.map(
+        lambda m, a, b: np.testing.assert_allclose(m, 0.5 * (a + b), atol=1e-6),
+        mean.params,
+        first.params,
+        second.params,
+    )
+    assert mean.contrast == 2.0  # measured anew
 
 
 def twin() -> bd.DiffusionModel:
@@ -124,8 +143,8 @@ def test_copies_of_the_training_maps_are_found(folder: Path) -> None:
     np.testing.assert_allclose(statistics["power_ratio"], 1.0, rtol=1e-4)
 
 
-def test_the_same_noise_gives_the_same_field_in_any_number_of_steps() -> None:
-    few, many = (draws.draw_fields(twin(), 2, seed=4, num_steps=n) for n in (2, 6))
+def test_the_same_noise_gives_the_same_field_by_any_number_of_evaluations() -> None:
+    few, many = (draws.draw_fields(twin(), 2, seed=4, num_evaluations=n) for n in (2, 6))
     np.testing.assert_allclose(few, many, atol=1e-4)
 
 

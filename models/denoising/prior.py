@@ -7,13 +7,15 @@ trained further on windows and on draws of its own.
 There are two priors of dust. ``dust-64`` is of windows as they are, whose amplitude it has to know. ``dust-shapes-64``
 is of windows brought to mean 0 and standard deviation 1 one by one; what they were is left to ordinary parameters,
 whose distribution stands in its card (:mod:`models.denoising.scale`). That is the one for models in which the field is
-multiplied by something unknown, by Gibbs, and its denoiser has learned to take away what no dust has
-(:mod:`bayesdiff.spots`).
+multiplied by something unknown, by Gibbs. It is trained further twice from the same start, the second time on windows
+with spots (:mod:`bayesdiff.spots`), and has the mean of the two networks' parameters (Wortsman et al. 2022,
+arXiv:2203.05482): where nothing is observed each of the two has fields that no dust is like and that a chain does not
+leave, spots of the one and filaments of the other, and the mean has neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ from bayesdiff.diffusion.schedules import Cosine
 from bayesdiff.networks.spectral_mixture import fit_spectral_mixture
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
+from bayesdiff.recalibration import recalibrate
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows, WithDraws
 from models.denoising.data import SIZE, Maps, load_dust, load_matter
@@ -57,7 +60,7 @@ class Kind(NamedTuple):
         card: what its card says of them.
         refined: whether it is trained further on draws of its own.
         standardised: whether it is of windows that are standardised one by one.
-        spots: share of the fields with spots as it is trained further.
+        spots: share of the fields with spots as it is trained further once more, from the same start; 0 for once only.
     """
 
     name: str
@@ -130,10 +133,17 @@ def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path) -> Wien
     """Run the recipe, continuing from the checkpoint in ``folder``."""
     windows = kind.windows()
     denoiser = train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
-    return refine(denoiser, windows, refinement(kind, settings), folder / "refined") if kind.refined else denoiser
+    if not kind.refined:
+        return denoiser
+    draws, settings = draw_windows(denoiser), refinement(settings)
+    refined = [refine(denoiser, windows, draws, settings, folder / "refined")]
+    if kind.spots:
+        spotted = replace(settings, spots=kind.spots)
+        refined.append(refine(denoiser, windows, draws, spotted, folder / "refined_spots"))
+    return average(refined, windows)
 
 
-def refinement(kind: Kind, settings: TrainingSettings) -> TrainingSettings:
+def refinement(settings: TrainingSettings) -> TrainingSettings:
     """How a prior is trained further: 1.2 times as long at half the learning rate, most of it falling."""
     return replace(
         settings,
@@ -141,17 +151,31 @@ def refinement(kind: Kind, settings: TrainingSettings) -> TrainingSettings:
         learning_rate=0.5 * settings.learning_rate,
         warmup_steps=settings.warmup_steps // 3,
         decay_fraction=0.6,
-        spots=kind.spots,
     )
 
 
-def refine(denoiser: WienerDenoiser, windows: MapWindows, settings: TrainingSettings, folder: Path) -> WienerDenoiser:
-    """Train further on the windows and on draws of the prior as it is, continuing from the checkpoint in ``folder``."""
+def draw_windows(denoiser: WienerDenoiser) -> MapWindows:
+    """Draws of the prior as it is, as training maps."""
     model = make_prior(denoiser)
     draw = jax.jit(jax.vmap(lambda key: draw_prior(key, model, model.context_array(None))))
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(KEY), i), CHUNK) for i in range(NUM_DRAWS // CHUNK)]
-    draws = MapWindows(jnp.concatenate([draw(some) for some in keys]), SIZE, (False, False))
+    return MapWindows(jnp.concatenate([draw(some) for some in keys]), SIZE, (False, False))
+
+
+def refine(
+    denoiser: WienerDenoiser, windows: MapWindows, draws: MapWindows, settings: TrainingSettings, folder: Path
+) -> WienerDenoiser:
+    """Train further on the windows and on draws of the prior, continuing from the checkpoint in ``folder``."""
     return train(WithDraws(windows, draws), denoiser, SCHEDULE, WhiteNoise(), settings, folder)
+
+
+def average(denoisers: Sequence[WienerDenoiser], windows: MapWindows) -> WienerDenoiser:
+    """The mean of the networks' parameters, its gain measured; a single one as it is."""
+    first, *others = denoisers
+    if not others:
+        return first
+    params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(x.params for x in denoisers))
+    return recalibrate(first.with_params(params), windows, SCHEDULE, WhiteNoise())
 
 
 def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, path: Path) -> DiffusionModel:
@@ -159,7 +183,9 @@ def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, pa
     maps = kind.load()
     card = {**kind.card, "standardisation": {"mean": maps.mean, "sd": maps.sd}, "training": settings_card(settings)}
     if kind.refined:
-        card["refinement"] = settings_card(refinement(kind, settings))
+        card["refinement"] = settings_card(refinement(settings))
+        if kind.spots:
+            card["refinement"]["averaged_with_spots"] = kind.spots
     references, held_out = maps.patches(held_out=False), maps.patches()
     if kind.standardised:
         card["window_scale"] = fit_window_scale(maps)._asdict()
