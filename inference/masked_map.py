@@ -103,7 +103,7 @@ def masked_map(
     ] = None,
     num_chains: ChainsOption = 4,
     num_warmup: WarmupOption = 300,
-    num_samples: SamplesOption = 3000,
+    num_samples: SamplesOption = 5000,
     trajectory_length: TrajectoryOption = 4.0,
     flow_steps: FlowStepsOption = 6,
     seed: SeedOption = 0,
