@@ -15,9 +15,10 @@ thousands of modes say of a common factor the errors of a network add up, to ten
 with the same errors: fix it, or learn the prior of standardised fields and make their amplitude a parameter, so that it
 is the product of the two that the data tell. Fields that are observed and noise levels are held by the data.
 
-The chains start at draws of the prior, and in the first half of the warm-up the likelihood comes in by degrees, raised
-to a power that rises to 1. While it is weak the noise that is split off is large, and a chain goes over between modes
-that it could not leave later (simulated annealing by the likelihood, as in Neal 2001, Stat. Comput. 11, 125).
+The chains start at draws of the prior, and in the first half of the warm-up the likelihood comes in by degrees: all of
+the density but the priors of the fields is raised to a power that rises to 1. While it is weak the noise that is split
+off is large, and a chain goes over between modes that it could not leave later (simulated annealing by the likelihood,
+as in Neal 2001, Stat. Comput. 11, 125).
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def density_without(functions: BoundModel, names: tuple[str, ...]) -> Callable[[
 
 
 def likelihood_power(index: jax.Array, num_warmup: int) -> jax.Array:
-    """Power that the likelihood has in an iteration: it rises geometrically in the warm-up, and is 1 after it."""
+    """Power of the density but for the priors of the fields: it rises geometrically in the warm-up to 1."""
     progress = jnp.minimum((index + 1.0) / max(RISING * num_warmup, 1.0), 1.0)
     return FIRST_POWER ** (1.0 - progress)
 
