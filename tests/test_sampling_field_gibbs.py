@@ -314,6 +314,19 @@ def test_the_likelihood_is_whole_after_half_of_the_warm_up():
     assert field_gibbs.likelihood_power(jnp.asarray(0), 0) == 1.0
 
 
+def test_a_parameter_that_the_data_do_not_tell_keeps_its_prior(prior, observation):
+    def model(y=None):
+        numpyro.sample("bounded", dist.Uniform(0.0, 1.0))
+        numpyro.sample("heavy", dist.StudentT(1.0))
+        masked(prior)(y)
+
+    data = run(model, jnp.asarray(observation.y))["posterior"].to_dataset()
+    bounded, heavy = data["bounded"], data["heavy"]
+    assert max(float(arviz_stats.rhat(values)) for values in (bounded, heavy)) < 1.01
+    np.testing.assert_allclose(np.quantile(bounded, [0.16, 0.5, 0.84]), [0.16, 0.5, 0.84], atol=0.05)
+    np.testing.assert_allclose(np.quantile(heavy, [0.25, 0.5, 0.75]), [-1.0, 0.0, 1.0], atol=0.2)
+
+
 def test_unsuitable_models_are_refused(prior):
     def both(y=None, z=None):
         x = numpyro.sample("x", bd.DiffusionPrior(prior))

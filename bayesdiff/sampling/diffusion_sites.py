@@ -152,6 +152,23 @@ def without_priors(model: Model, names: tuple[str, ...]) -> Model:
     return _WithoutPriors(model, names)
 
 
+class _WithLikelihoodPower(Messenger):
+    """Raise the density of every observed site to a power."""
+
+    def __init__(self, fn: Model, power: jax.Array | float):
+        super().__init__(fn)
+        self.power = power
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["is_observed"]:
+            msg["scale"] = self.power if msg.get("scale") is None else self.power * msg["scale"]
+
+
+def with_likelihood_power(model: Model, power: jax.Array | float) -> Model:
+    """The model with its likelihood raised to a power, and its priors as they are."""
+    return _WithLikelihoodPower(model, power)
+
+
 def require_noisy_sites(key: jax.Array, target: Target, who: str) -> dict[str, NoisyDiffusion]:
     """The NoisyDiffusion sites of a target at one prior draw.
 

@@ -15,10 +15,10 @@ thousands of modes say of a common factor the errors of a network add up, to ten
 with the same errors: fix it, or learn the prior of standardised fields and make their amplitude a parameter, so that it
 is the product of the two that the data tell. Fields that are observed and noise levels are held by the data.
 
-The chains start at draws of the prior, and in the first half of the warm-up the likelihood comes in by degrees: all of
-the density but the priors of the fields is raised to a power that rises to 1. While it is weak the noise that is split
-off is large, and a chain goes over between modes that it could not leave later (simulated annealing by the likelihood,
-as in Neal 2001, Stat. Comput. 11, 125).
+The chains start at draws of the prior, and in the first half of the warm-up the likelihood comes in by degrees, raised
+to a power that rises to 1. While it is weak the noise that is split off is large, and a chain goes over between modes
+that it could not leave later (simulated annealing by the likelihood, as in Neal 2001, Stat. Comput. 11, 125). The
+priors of the parameters are whole all the time: a power of them would send the chains far into their tails.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bayesdiff.distributions import DiffusionPrior
 
 from .augmentation import SHARE, Draw, Fields, draw_given_likelihood, is_linear
 from .chains import Info, Kernel, Prepared, chain_keys
-from .diffusion_sites import latent_priors, without_priors
+from .diffusion_sites import latent_priors, with_likelihood_power, without_priors
 from .interweaving import Proposal, first_proposal, learn
 from .parameter_steps import adapt, move, untuned
 from .start import Start
@@ -111,11 +111,16 @@ def split(position: Position, names: tuple[str, ...]) -> tuple[Position, Fields]
 
 
 def log_likelihood(
-    functions: BoundModel, names: tuple[str, ...], parameters: Position, fields: Fields, data: Data
+    functions: BoundModel,
+    names: tuple[str, ...],
+    parameters: Position,
+    fields: Fields,
+    data: Data,
+    power: jax.Array | float = 1.0,
 ) -> jax.Array:
-    """Log joint density of everything but the priors of the fields: a scalar."""
+    """Log joint density of everything but the priors of the fields, the likelihood raised to a power: a scalar."""
     args, kwargs = functions.arguments(data)
-    others = without_priors(functions.model, names)
+    others = with_likelihood_power(without_priors(functions.model, names), power)
     return -jnp.asarray(potential_energy(others, args, kwargs, {**parameters, **fields}), dtype=float)
 
 
@@ -130,7 +135,7 @@ def density_without(functions: BoundModel, names: tuple[str, ...]) -> Callable[[
 
 
 def likelihood_power(index: jax.Array, num_warmup: int) -> jax.Array:
-    """Power of the density but for the priors of the fields: it rises geometrically in the warm-up to 1."""
+    """Power that the likelihood has in an iteration: it rises geometrically in the warm-up, and is 1 after it."""
     progress = jnp.minimum((index + 1.0) / max(RISING * num_warmup, 1.0), 1.0)
     return FIRST_POWER ** (1.0 - progress)
 
@@ -150,7 +155,7 @@ def field_gibbs_kernel(settings: GibbsDiffusion, functions: BoundModel, names: t
     spacing = settings.num_warmup // settings.num_adaptations
 
     def tempered(position: Position, fields: Fields, data: Data, power: jax.Array) -> jax.Array:
-        return power * log_likelihood(functions, names, position, fields, data)
+        return log_likelihood(functions, names, position, fields, data, power)
 
     def priors_at(position: Position, fields: Fields, data: Data) -> dict[str, DiffusionPrior]:
         return latent_priors(functions, {**position, **fields}, data)
