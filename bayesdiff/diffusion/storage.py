@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,7 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
         for name in _LINEAR:
             tensors[f"linear_{name}"] = np.asarray(getattr(denoiser, name))
         return {"type": "linear_reconstruction", "shape": list(denoiser.shape)}
+    from bayesdiff.networks.varying_spectrum import VaryingSpectrum
     from bayesdiff.networks.wiener import WienerDenoiser
 
     if not isinstance(denoiser, WienerDenoiser):
@@ -142,8 +143,8 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
         np.asarray(denoiser.context_low),
         np.asarray(denoiser.context_high),
     )
-    tensors["spectra_log_ratio"] = np.asarray(denoiser.spectra.log_ratio)
-    tensors["spectra_log_weight"] = np.asarray(denoiser.spectra.log_weight)
+    for name, value in vars(denoiser.spectra).items():
+        tensors[f"spectra_{name}"] = np.asarray(value)
     tensors["table_log_s"] = np.asarray(denoiser.gain.log_s)
     tensors["contrast"] = np.asarray(denoiser.contrast)
     for name in _TABLES:
@@ -151,6 +152,7 @@ def _describe_denoiser(denoiser, tensors: dict[str, np.ndarray]) -> dict[str, An
     for name, value in _flatten(denoiser.params).items():
         tensors[f"network.{name}"] = np.asarray(value)
     card = {"type": "wiener", "reference": reference, "network": asdict(denoiser.config)}
+    card |= {"spectra": "varying"} if isinstance(denoiser.spectra, VaryingSpectrum) else {}
     return card | ({"standardised": True} if denoiser.standardised else {})
 
 
@@ -171,7 +173,6 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
     # Cards written before there were families do not say of which kind the reference is.
     reference = _build_denoiser(card.get("reference", {"type": "gaussian"}), tensors)
     from bayesdiff.networks.band_table import BandTable
-    from bayesdiff.networks.spectral_mixture import SpectralMixture
     from bayesdiff.networks.unet import UNetConfig
     from bayesdiff.networks.wiener import WienerDenoiser, initialise
 
@@ -187,7 +188,7 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
         raise ValueError(f"the weights do not fit the network of the card: {sorted(wrong)[:3]} and {len(wrong)} in all")
     return WienerDenoiser(
         reference=reference,
-        spectra=SpectralMixture(jnp.asarray(tensors["spectra_log_ratio"]), jnp.asarray(tensors["spectra_log_weight"])),
+        spectra=_build_spectra(card.get("spectra", "mixture"), tensors),
         params=_unflatten({name: jnp.asarray(value) for name, value in stored.items()}),
         context_low=context_low,
         context_high=context_high,
@@ -196,6 +197,17 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
         config=config,
         standardised=bool(card.get("standardised", False)),
     )
+
+
+def _build_spectra(kind: str, tensors: dict[str, np.ndarray]):
+    from bayesdiff.networks.spectral_mixture import SpectralMixture
+    from bayesdiff.networks.varying_spectrum import VaryingSpectrum
+
+    kinds: dict[str, Any] = {"mixture": SpectralMixture, "varying": VaryingSpectrum}
+    if kind not in kinds:
+        raise ValueError(f"the card's spectra must be one of {', '.join(kinds)}, got {kind!r}")
+    names = (field.name for field in fields(kinds[kind]))
+    return kinds[kind](**{name: jnp.asarray(tensors[f"spectra_{name}"]) for name in names})
 
 
 def _build_schedule(card: dict[str, Any]):

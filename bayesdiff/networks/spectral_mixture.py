@@ -56,6 +56,11 @@ class SpectralMixture:
     log_ratio: jax.Array
     log_weight: jax.Array
 
+    @property
+    def varies(self) -> bool:
+        """Whether there is more than one spectrum."""
+        return len(self.log_weight) > 1
+
     def __call__(self, reference: GaussianDenoiser, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> Window:
         """The spectrum of the field behind y = x + s Sigma^(1/2) n, shape (C, H, W)."""
         noise = s**2 * noise_power
@@ -127,7 +132,7 @@ def fit_spectral_mixture(
     return SpectralMixture(jnp.asarray(log_ratio, jnp.float32), jnp.log(jnp.asarray(weight, jnp.float32)))
 
 
-def _band_position(shape: tuple[int, int]) -> np.ndarray:
+def band_position(shape: tuple[int, int]) -> np.ndarray:
     """Position of every mode among the bands, equally spaced in log |k| from the fundamental mode to the corner."""
     rows, columns = (np.fft.fftfreq(n) for n in shape)
     radius = np.hypot(rows[:, None], columns[None, :])
@@ -137,7 +142,7 @@ def _band_position(shape: tuple[int, int]) -> np.ndarray:
 
 
 def _nearest_band(shape: tuple[int, int]) -> np.ndarray:
-    return np.rint(_band_position(shape)).astype(int)
+    return np.rint(band_position(shape)).astype(int)
 
 
 def _counts(shape: tuple[int, int]) -> np.ndarray:
@@ -151,7 +156,7 @@ def _counts(shape: tuple[int, int]) -> np.ndarray:
 
 def _per_mode(values: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Interpolate values (K, B) at the centres of the bands to every mode, (K, H, W)."""
-    position = _band_position(shape)
+    position = band_position(shape)
     lower = np.minimum(position.astype(int), NUM_BANDS - 2)
     fraction = position - lower
     return jnp.asarray(1.0 - fraction) * values[:, lower] + jnp.asarray(fraction) * values[:, lower + 1]

@@ -5,11 +5,12 @@ With noise power S(k; phi), prior mean mu and the levels G, a, b, V of :mod:`bay
     D(y) = mu + F^-1[ a F(y - mu) ] + F^-1[ V^(1/2) F N ],        V = s^2 S a.
 
 The first part is the Wiener filter of a Gaussian field; it carries all of the noise covariance in closed form. The
-field's power is the prior's, or, with a :class:`bayesdiff.networks.spectral_mixture.SpectralMixture`, that which y
-itself calls for. The network N sees y whitened per mode, the same with the signal and with nothing but the signal kept,
-and its training target V^(-1/2) F(x - D_W) has unit variance in every mode, at every noise level, every phi and, with
-the mixture, in bright and faint fields alike: a network with normalised activations could not scale its output. Where
-the context are maps (:mod:`bayesdiff.diffusion.reconstruction`) it sees them and the twin's reconstruction as well.
+field's power is the prior's, or, with a :class:`bayesdiff.networks.spectral_mixture.SpectralMixture` or a
+:class:`bayesdiff.networks.varying_spectrum.VaryingSpectrum`, that which y itself calls for. The network N sees y
+whitened per mode, the same with the signal and with nothing but the signal kept, and its training target V^(-1/2) F(x -
+D_W) has unit variance in every mode, at every noise level, every phi and, with them, in bright and faint fields alike:
+a network with normalised activations could not scale its output. Where the context are maps
+(:mod:`bayesdiff.diffusion.reconstruction`) it sees them and the twin's reconstruction as well.
 
 N is the network's output times a gain, plus a share of the whitened y; both are measured after training, per noise
 level and band (see :mod:`bayesdiff.recalibration`). Where every field of the prior has mean 0 and standard deviation 1,
@@ -23,18 +24,18 @@ Densities and the reverse process from an observation go by this denoiser. Field
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bayesdiff.diffusion.denoiser import GaussianReference, Levels
+from bayesdiff.diffusion.denoiser import GaussianDenoiser, GaussianReference, Levels
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.reconstruction import LinearReconstruction
 from bayesdiff.networks.band_table import BandTable, constant_table
-from bayesdiff.networks.spectral_mixture import NUM_FEATURES, SpectralMixture, single_spectrum
+from bayesdiff.networks.spectral_mixture import NUM_FEATURES, Window, single_spectrum
 from bayesdiff.networks.tiles import LARGEST_WHOLE, apply_in_tiles
 from bayesdiff.networks.unet import UNet, UNetConfig
 
@@ -42,6 +43,19 @@ CONTRAST_ONSET = (0.3, 1.0)
 NORM_IS_KNOWN = (0.1, 0.3)
 """Mean posterior variance up to which the norm of E[x | y] is held, and from which it is left alone: what the variance
 of one field is beside the mean over fields is the less known the more there is of it."""
+
+
+class Spectra(Protocol):
+    """The spectra of a prior's fields about that of its twin."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether fields have any spectrum but the twin's."""
+        ...
+
+    def __call__(self, reference: GaussianDenoiser, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> Window:
+        """The spectrum of the field behind y = x + s Sigma^(1/2) n, shape (C, H, W)."""
+        ...
 
 
 class Correction(NamedTuple):
@@ -76,7 +90,7 @@ class WienerDenoiser:
     """
 
     reference: GaussianReference
-    spectra: SpectralMixture
+    spectra: Spectra
     params: Any
     context_low: jax.Array
     context_high: jax.Array
@@ -179,9 +193,9 @@ class WienerDenoiser:
     def corrects(self, log_s: jax.Array) -> jax.Array:
         """Whether anything is added to the filter of the reference at noise levels exp(log_s), booleans of its shape.
 
-        With a mixture of spectra always: the filter itself is another one.
+        With spectra that vary always: the filter itself is another one.
         """
-        if len(self.spectra.log_weight) > 1:
+        if self.spectra.varies:
             return jnp.ones(jnp.shape(log_s), bool)
         used = jnp.max(jnp.abs(self.gain.values) + jnp.abs(self.feedback.values), axis=1)
         return jnp.interp(log_s, self.gain.log_s, used) > 0.0
@@ -226,7 +240,7 @@ def initialise(
     config: UNetConfig,
     context_low=(),
     context_high=(),
-    spectra: SpectralMixture | None = None,
+    spectra: Spectra | None = None,
     num_bands: int = 16,
 ) -> WienerDenoiser:
     """An untrained :class:`WienerDenoiser`; its network gives zero, so it is the Wiener filter.

@@ -2,8 +2,9 @@
 
 The denoiser is Wiener-preconditioned about the Gaussian field whose mean and power spectrum depend on (Omega_m,
 sigma_8), fitted to the training maps: the twin, the reference of the bound, and all that a power spectrum can tell. The
-power of a slab also varies from one to the next at the same cosmology, with its mean density, so the filter is that of
-a mixture of spectra about the twin's. The network learns what is beyond both.
+power of a slab also varies from one to the next at the same cosmology, with its mean density and the structures in it,
+by ten per cent in all small scales together: the filter is that of a spectrum that varies about the twin's
+(:mod:`bayesdiff.networks.varying_spectrum`). The network learns what is beyond both.
 
 A prior of finer pixels starts from the weights of a coarser one (``start``): the network is convolutional, and what it
 is shown is white at every resolution.
@@ -22,8 +23,8 @@ from bayesdiff.diffusion.gaussian_family import fit_gaussian_family
 from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
 from bayesdiff.diffusion.noise import WhiteNoise
 from bayesdiff.diffusion.schedules import Cosine
-from bayesdiff.networks.spectral_mixture import fit_spectral_mixture
 from bayesdiff.networks.unet import UNetConfig
+from bayesdiff.networks.varying_spectrum import fit_varying_spectrum
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import LabelledFields
@@ -36,8 +37,7 @@ NAME = "density-fields-64"
 SIMULATIONS = Path("build/density_fields")
 SCHEDULE = Cosine(log_snr_max=12.0)
 ARCHITECTURE = UNetConfig(in_channels=3, out_channels=1, channels=(32, 64, 96), blocks=(1, 2, 2), embedding=96, patch=2)
-SETTINGS = TrainingSettings(steps=4000)
-NUM_SPECTRA = 8
+SETTINGS = TrainingSettings(steps=12000)
 
 
 class Fields(NamedTuple):
@@ -79,8 +79,7 @@ def untrained_denoiser(fields: LabelledFields, start: WienerDenoiser | None = No
     low, high = zip(*PARAMETER_BOUNDS.values(), strict=True)
     family = fit_gaussian_family(np.asarray(fields.fields), np.asarray(fields.contexts, np.float64), low, high)
     every = max(1, len(fields.fields) // 4096)
-    some, contexts = fields.fields[::every], fields.contexts[::every]
-    spectra = fit_spectral_mixture(some, family, NUM_SPECTRA, contexts=contexts)
+    spectra = fit_varying_spectrum(fields.fields[::every], family, fields.contexts[::every])
     denoiser = initialise(0, family, ARCHITECTURE, low, high, spectra)
     if start is None:
         return denoiser
