@@ -25,7 +25,8 @@ SIZE = 32
 SLOPE, SPREAD = 0.15, 0.3
 WHITE = np.ones((SIZE, SIZE))
 
-amplitude_of = jax.jit(lambda spectrum, *arguments: spectrum.log_amplitude(*arguments))
+window_of = jax.jit(lambda spectrum, *arguments: spectrum(*arguments))
+amplitudes_of = jax.jit(lambda spectrum, *arguments: spectrum.amplitudes(*arguments))
 
 
 def common(spread: float = SPREAD, slope: float = SLOPE) -> VaryingSpectrum:
@@ -82,8 +83,28 @@ def test_amplitude_is_the_most_probable_one(s):
         total = np.exp(grid)[:, None] * power[1:] + s**2
         log_posterior = -0.5 * np.sum(modes[1:] / total + np.log(total), axis=1)
         log_posterior -= 0.5 * (grid - varying.mean[0] - SLOPE * z) ** 2 / variance
-        found = amplitude_of(varying, reference(), jnp.asarray(field), s**2 * WHITE)
-        np.testing.assert_allclose(found, grid[np.argmax(log_posterior)], atol=2e-3)
+        found = amplitudes_of(varying, reference(), jnp.asarray(field), s**2 * WHITE)
+        np.testing.assert_allclose(found.mean, grid[np.argmax(log_posterior)], atol=2e-3)
+
+
+@pytest.mark.parametrize("s", [0.01, 0.3, 3.0, 30.0])
+@pytest.mark.usefixtures("x64")
+def test_filter_is_averaged_over_what_is_not_known(s):
+    """Beside P / (P + N) and its complement, averaged over the posterior of the one amplitude that there is."""
+    spread = 0.8
+    fields, _ = fields_of(6, 7, spread, 0.0)
+    grid, power, varying = np.linspace(-5.0, 5.0, 2001), red_power(SIZE).ravel(), common(spread, 0.0)
+    for field in fields + s * np.random.default_rng(8).normal(size=fields.shape):
+        modes = (np.abs(np.fft.fft2(field[0] - 0.2, norm="ortho")) ** 2).ravel()
+        total = np.exp(grid)[:, None] * power[1:] + s**2
+        log_posterior = -0.5 * np.sum(modes[1:] / total + np.log(total), axis=1)
+        log_posterior -= 0.5 * (grid + 0.5 * spread**2) ** 2 / spread**2
+        weight = np.exp(log_posterior - log_posterior.max())
+        share = weight @ (1.0 - s**2 / total) / weight.sum()
+        levels, _ = window_of(varying, reference(), jnp.asarray(field), jnp.asarray(s), WHITE)
+        found = np.asarray(levels.signal).ravel()[1:]
+        assert np.max(np.abs(np.log(found / share))) < 0.1
+        assert np.max(np.abs(np.log((1.0 - found) / (1.0 - share)))) < 0.1
 
 
 @pytest.mark.usefixtures("x64")
@@ -91,7 +112,7 @@ def test_levels_are_those_of_the_field_behind_the_noise():
     fields, log_amplitude = fields_of(16, 4)
     y = fields + 0.1 * np.random.default_rng(5).normal(size=fields.shape)
     for field, expected in zip(y, log_amplitude, strict=True):
-        levels, features = common()(reference(), jnp.asarray(field), jnp.asarray(0.1), WHITE)
+        levels, features = window_of(common(), reference(), jnp.asarray(field), jnp.asarray(0.1), WHITE)
         total = np.exp(expected) * red_power(SIZE) + 0.1**2
         np.testing.assert_allclose(levels.total[wavenumber(SIZE) > 1], total[wavenumber(SIZE) > 1], rtol=0.3)
         np.testing.assert_allclose(levels.signal + levels.noise, 1.0, rtol=1e-12)

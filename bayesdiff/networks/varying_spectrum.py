@@ -1,4 +1,4 @@
-"""Fields whose power varies a little around that of a Gaussian reference, band by band, and their Wiener filter.
+"""Fields whose power varies about that of a Gaussian reference, band by band, and the Wiener filter it calls for.
 
 The power of a simulated slab scatters about its mean at the same cosmology: by ten per cent in thousands of modes
 together, with the mean density and the structures that happen to be in it. A denoiser that does not know it errs by no
@@ -7,16 +7,15 @@ sure. In bands b with hats h_b(log |k|) the power is
 
     P(k) = P_ref(k) exp(sum_b a_b h_b(k)),        a ~ N(m + v z, C),
 
-where z is the field's mode k = 0 in standard deviations. From y the amplitudes a are found by a few Fisher scoring
-steps from what z alone lets expect, with all modes counted, and the filter is that of the Gaussian field with this
-power: their posterior is so narrow that its width can be neglected. Where the contrast varies by factors, see
-:mod:`bayesdiff.networks.spectral_mixture`.
+where z is the field's mode k = 0 in standard deviations. All modes of y count: a few Fisher scoring steps from what z
+alone lets expect find the most probable amplitudes and the Gaussian about them, over which the filter is averaged.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,18 @@ from bayesdiff.networks.spectral_mixture import NUM_BANDS, NUM_FEATURES, Window,
 NUM_STEPS = 4
 LARGEST_STEP = 1.0
 SMALLEST_VARIANCE = 1e-12
+
+
+class Amplitudes(NamedTuple):
+    """What is known of log amplitudes: a Gaussian about the most probable ones.
+
+    Attributes:
+        mean: (B,).
+        covariance: (B, B).
+    """
+
+    mean: jax.Array
+    covariance: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -55,15 +66,19 @@ class VaryingSpectrum:
     def __call__(self, reference: GaussianDenoiser, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> Window:
         """The spectrum of the field behind y = x + s Sigma^(1/2) n, shape (C, H, W)."""
         noise = s**2 * noise_power
-        amplitude = self.log_amplitude(reference, y, noise)
+        amplitudes = self.amplitudes(reference, y, noise)
         hats = jnp.asarray(band_hats(y.shape[-2:]), y.dtype)
-        power = reference.power * jnp.exp(hats @ amplitude).reshape(y.shape[-2:])
+        power = reference.power * jnp.exp(hats @ amplitudes.mean).reshape(y.shape[-2:])
+        variance = jnp.sum((hats @ amplitudes.covariance) * hats, axis=1).reshape(y.shape[-2:])
+        # What is expected of P / (P + N) and N / (P + N), to the second order about the mean of log P and exactly where
+        # either is small.
+        power = power * jnp.exp(0.5 * variance * (noise - power) / (noise + power))
         total = power + noise
-        groups = jnp.stack([group.mean() for group in jnp.array_split(amplitude, NUM_FEATURES)])
+        groups = jnp.stack([group.mean() for group in jnp.array_split(amplitudes.mean, NUM_FEATURES)])
         return Window(Levels(total, power / total, noise / total), groups)
 
-    def log_amplitude(self, reference: GaussianDenoiser, y: jax.Array, noise: jax.Array) -> jax.Array:
-        """The most probable log amplitudes (B,) of the field behind y in noise of power ``noise``."""
+    def amplitudes(self, reference: GaussianDenoiser, y: jax.Array, noise: jax.Array) -> Amplitudes:
+        """What y says of the log amplitudes of the field behind it, in noise of power ``noise``."""
         hats = jnp.asarray(band_hats(y.shape[-2:]), y.dtype)
         centred = y - reference.mean
         observed, power, noise = (
@@ -73,20 +88,18 @@ class VaryingSpectrum:
         known = power[:, 0] / (power[:, 0] + noise[:, 0])
         expected = self.mean + jnp.mean(known * _mean_mode(centred, power[:, 0])) * self.slope
         covariance = self.covariance + jnp.mean(1.0 - known) * jnp.outer(self.slope, self.slope)
-        amplitude = expected
+        identity = jnp.eye(len(expected), dtype=y.dtype)
+        mean, posterior = expected, covariance
         for _ in range(NUM_STEPS):
-            signal = power * jnp.exp(hats @ amplitude)
-            total = signal + noise
-            share = signal / total
-            gradient = 0.5 * jnp.sum(share * (observed / total - 1.0), axis=0) @ hats
+            signal = power * jnp.exp(hats @ mean)
+            share = signal / (signal + noise)
+            gradient = 0.5 * jnp.sum(share * (observed / (signal + noise) - 1.0), axis=0) @ hats
             information = (hats * (0.5 * jnp.sum(share**2, axis=0))[:, None]).T @ hats
             # Without the inverse of the covariance, which need not have one.
-            step = jnp.linalg.solve(
-                jnp.eye(len(expected), dtype=y.dtype) + covariance @ information,
-                covariance @ gradient - (amplitude - expected),
-            )
-            amplitude = amplitude + jnp.clip(step, -LARGEST_STEP, LARGEST_STEP)
-        return amplitude
+            posterior = jnp.linalg.solve(identity + covariance @ information, covariance)
+            step = posterior @ gradient - (mean - expected) + posterior @ (information @ (mean - expected))
+            mean = mean + jnp.clip(step, -LARGEST_STEP, LARGEST_STEP)
+        return Amplitudes(mean, posterior)
 
 
 def fit_varying_spectrum(

@@ -37,7 +37,7 @@ NAME = "density-fields-64"
 SIMULATIONS = Path("build/density_fields")
 SCHEDULE = Cosine(log_snr_max=12.0)
 ARCHITECTURE = UNetConfig(in_channels=3, out_channels=1, channels=(32, 64, 96), blocks=(1, 2, 2), embedding=96, patch=2)
-SETTINGS = TrainingSettings(steps=12000)
+SETTINGS = TrainingSettings(steps=8000)
 
 
 class Fields(NamedTuple):
