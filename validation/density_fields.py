@@ -48,7 +48,7 @@ OTHER_MAP = 7
 REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
 NUM_PLAIN, NUM_TWIN, NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 20, 20, 10, 10, 4, 20
 TEMPERED_TWIN, FIRST_TERMS_TWIN = 0.02, 0.1
-NUM_TIMES_OF_ONE, NUM_TIMES_OF_ENGINES = 64, 4
+NUM_TIMES_OF_ONE, NUM_TIMES_OF_ENGINES, NUM_DRAWS_OF_ENGINES = 64, 4, 600
 FULL_GRID = 2500 * 1000
 
 
@@ -138,8 +138,8 @@ def engines(num_fields: int = 1) -> list[Figure]:
     model = make_model(prior, recommended_bound(prior, NUM_TIMES_OF_ENGINES))
     algorithms = {
         "grid": (bd.Grid(dict.fromkeys(NAMES, 40), batch_size=8), 1000),
-        "NUTS": (bd.NUTS(num_warmup=150), 250),
-        "HMC": (bd.HMC(num_warmup=150, num_integration_steps=5), 250),
+        "NUTS": (bd.NUTS(num_warmup=150), NUM_DRAWS_OF_ENGINES),
+        "HMC": (bd.HMC(num_warmup=150, num_integration_steps=5), NUM_DRAWS_OF_ENGINES),
     }
     worst = {"mean": 0.0, "sd": 0.0}
     rhat = 0.0

@@ -135,23 +135,12 @@ def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path) -> Wien
     denoiser = train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
     if not kind.refined:
         return denoiser
-    draws, settings = draw_windows(denoiser), refinement(settings)
+    draws, settings = draw_windows(denoiser), settings.refinement()
     refined = [refine(denoiser, windows, draws, settings, folder / "refined")]
     if kind.spots:
         spotted = replace(settings, spots=kind.spots)
         refined.append(refine(denoiser, windows, draws, spotted, folder / "refined_spots"))
     return average(refined, windows)
-
-
-def refinement(settings: TrainingSettings) -> TrainingSettings:
-    """How a prior is trained further: 1.2 times as long at half the learning rate, most of it falling."""
-    return replace(
-        settings,
-        steps=settings.steps * 6 // 5,
-        learning_rate=0.5 * settings.learning_rate,
-        warmup_steps=settings.warmup_steps // 3,
-        decay_fraction=0.6,
-    )
 
 
 def draw_windows(denoiser: WienerDenoiser) -> MapWindows:
@@ -183,7 +172,7 @@ def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, pa
     maps = kind.load()
     card = {**kind.card, "standardisation": {"mean": maps.mean, "sd": maps.sd}, "training": settings_card(settings)}
     if kind.refined:
-        card["refinement"] = settings_card(refinement(settings))
+        card["refinement"] = settings_card(settings.refinement())
         if kind.spots:
             card["refinement"]["averaged_with_spots"] = kind.spots
     references, held_out = maps.patches(held_out=False), maps.patches()

@@ -25,7 +25,7 @@ from models.density_fields.data import PARAMETER_BOUNDS
 
 WIDTHS = (0.03, 0.02)
 """About the distance in Omega_m and sigma_8 over which the bound changes by a nat."""
-NUM_FIELDS, NUM_CANDIDATES = 72, 20
+NUM_FIELDS, NUM_CANDIDATES = 144, 20
 # Of the proposal, over the standard deviations of the power spectrum's posterior; and their smallest value.
 INFLATION, NARROWEST = 1.3, 0.02
 Report = Callable[[str], None]

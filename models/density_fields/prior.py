@@ -7,7 +7,8 @@ by ten per cent in all small scales together: the filter is that of a spectrum t
 (:mod:`bayesdiff.networks.varying_spectrum`). The network learns what is beyond both.
 
 A prior of finer pixels starts from the weights of a coarser one (``start``): the network is convolutional, and what it
-is shown is white at every resolution.
+is shown is white at every resolution. A likelihood asks how the denoiser changes with the parameters, which is a small
+part of what it is trained for and learned last: the training is followed by another at half the rate.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ SIMULATIONS = Path("build/density_fields")
 SCHEDULE = Cosine(log_snr_max=12.0)
 ARCHITECTURE = UNetConfig(in_channels=3, out_channels=1, channels=(32, 64, 96), blocks=(1, 2, 2), embedding=96, patch=2)
 SETTINGS = TrainingSettings(steps=8000)
+REFINEMENT = 0.75
+"""Length of the training of the trained network, over the first."""
 
 
 class Fields(NamedTuple):
@@ -132,6 +135,7 @@ def publish(
         limits="a particle mesh of 64^3 smooths below about 1 Mpc/h; other parameters at the fiducial of CAMELS",
         command="python -m models train density_fields",
         training=settings_card(settings),
+        refinement=settings_card(settings.refinement(REFINEMENT)),
     )
     model.save(path)
     return measure(path, folder)
@@ -194,4 +198,6 @@ def train_denoiser(
         size: pixels per side; finer maps are averaged.
     """
     fields = load_fields(folder, size).training
-    return train(fields, untrained_denoiser(fields, start), SCHEDULE, WhiteNoise(), settings, checkpoints)
+    trained = train(fields, untrained_denoiser(fields, start), SCHEDULE, WhiteNoise(), settings, checkpoints)
+    refined = settings.refinement(REFINEMENT)
+    return train(fields, trained, SCHEDULE, WhiteNoise(), refined, checkpoints / "refined")
