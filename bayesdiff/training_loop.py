@@ -48,6 +48,9 @@ class TrainingSettings:
         log_every: steps between lines of progress.
         seed: of every random number.
         spots: share of the fields that have spots which are to be taken away (:mod:`bayesdiff.spots`).
+
+    Raises:
+        ValueError: for steps, a batch or a pool that are not positive, or shares that are not between 0 and 1.
     """
 
     steps: int = 8000
@@ -63,6 +66,14 @@ class TrainingSettings:
     log_every: int = 50
     seed: int = 0
     spots: float = 0.0
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "pool_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("decay_fraction", "ema_decay", "spots"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
     def refinement(self, length: float = 1.2) -> TrainingSettings:
         """How a trained network is trained further: ``length`` times as long at half the rate, most of it falling."""

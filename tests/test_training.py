@@ -208,3 +208,16 @@ def test_statistics_are_symmetric_and_those_of_the_maps():
 
 def test_settings_are_written_to_cards():
     assert TrainingSettings(**settings_card(SETTINGS)) == SETTINGS
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("pool_size", -1), ("spots", 1.5), ("decay_fraction", -0.1)])
+def test_settings_that_cannot_be_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+        TrainingSettings(**{name: value})
+
+
+def test_refinement_goes_slower():
+    settings = TrainingSettings(steps=1000, learning_rate=2e-3, warmup_steps=90)
+    refined = settings.refinement(0.5)
+    assert (refined.steps, refined.learning_rate, refined.warmup_steps) == (500, 1e-3, 30)
+    assert replace(settings, steps=2).refinement(0.1).steps == 1
