@@ -47,6 +47,7 @@ OTHER_MAP = 7
 """Of every simulation, in turn from its eighth: another slab, along another axis."""
 REQUIRED = dict.fromkeys(NAMES, (0.65, 0.95))
 NUM_PLAIN, NUM_TWIN, NUM_ALL_TERMS, NUM_FIRST, NUM_ZERO, NUM_TERMS = 20, 20, 10, 10, 4, 20
+NUM_FLOW = 10
 TEMPERED_TWIN, FIRST_TERMS_TWIN = 0.02, 0.1
 NUM_TIMES_OF_ONE, NUM_TIMES_OF_ENGINES, NUM_DRAWS_OF_ENGINES = 64, 4, 600
 FULL_GRID = 2500 * 1000
@@ -84,6 +85,7 @@ def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
     for title, name, log_density, num in (
         ("Gaussian twin", "twin", Twin(jnp.zeros(1)), NUM_TWIN),
         ("bound, exponent 1", "bound", plain_bound(prior, NUM_TIMES_PLAIN), NUM_PLAIN),
+        ("probability flow", "flow", bd.ProbabilityFlow(num_steps=16, num_probes=2), NUM_FLOW),
     ):
         rows = posteriors(folder, name, surrogate(prior, log_density), fields[:num], truths[:num])
         figures += calibration_figures(title, rows, truths[:num], NAMES)
