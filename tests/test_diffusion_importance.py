@@ -40,6 +40,17 @@ def test_bound_is_unbiased_with_any_importance(s):
     assert abs(values.mean() - exact) < 4.0 * error
 
 
+def test_bound_does_not_jump_as_the_noise_level_moves():
+    """Its strata move with the observation's noise level, across the parts of an importance that differ by much."""
+    model = make_diffusion(exact_family(SIZE), SIZE)
+    context, y = jnp.array([0.2, 2.2]), jax.random.normal(jax.random.key(4), (1, SIZE, SIZE))
+    bound = bd.Elbo(8, 1, 5, reference=False, importance=[1.0, 8.0] * 6)
+    levels = jnp.exp(jnp.linspace(jnp.log(0.1), jnp.log(0.4), 801))
+    value = np.asarray(jax.jit(lambda s: jax.lax.map(lambda s: bound(model, y, s, context), s))(levels))
+    # Half the step, half the change: a jump would stay what it is.
+    assert np.abs(np.diff(value)).max() < 0.6 * np.abs(np.diff(value[::2])).max()
+
+
 def test_importance_lies_where_the_models_differ():
     """A denoiser wrong at noise levels between 0.1 and 1 alone, by an amount that depends on the parameters."""
     family = exact_family(SIZE)

@@ -34,7 +34,7 @@ class Elbo:
         power: strata are equal in the ``power``-th root of the integration variable; 2 is dense near the observation's
             noise level, where the bound has most of its variance, and regularises its square-root singularity.
         importance: positive weights of equal parts of the model's range of log s; strata are equal in their integral
-            instead, dense where the bound varies most between parameters (see
+            instead, linear between the parts, dense where the bound varies most between parameters (see
             :func:`bayesdiff.diffusion.importance.noise_level_importance`).
 
     Raises:
@@ -98,18 +98,32 @@ class Elbo:
         """Rise of log s' over log s at the fraction q of the strata, and its derivative."""
         if self.importance is None:
             return span * q**self.power, self.power * q ** (self.power - 1.0) * span
+        return self._importance_stratum(model, q, s, span)
+
+    def _importance_stratum(self, model, q, s, span) -> tuple[jax.Array, jax.Array]:
+        """The same where strata are equal in the integral of the importance.
+
+        It is linear between the centres of its parts: with steps the bound would jump as the observation's noise level
+        moves the strata across them.
+        """
         low, high = (np.log(max(level, 1e-6)) for level in model.noise_levels())
-        edges = np.linspace(low, high, len(self.importance) + 1)
         weights = np.asarray(self.importance)
-        integral = np.append(0.0, np.cumsum(weights))
-        edges, weights, integral = (jnp.asarray(x, q.dtype) for x in (edges, weights, integral))
-        start = jnp.interp(jnp.log(s), edges, integral)
+        centres = low + (high - low) * (np.arange(len(weights)) + 0.5) / len(weights)
+        nodes = np.concatenate([[low], centres, [high]])
+        weights = np.concatenate([weights[:1], weights, weights[-1:]])
+        integral = np.append(0.0, np.cumsum(0.5 * (weights[1:] + weights[:-1]) * np.diff(nodes)))
+        slopes = np.append(np.diff(weights) / np.diff(nodes), 0.0)
+        nodes, weights, integral, slopes = (jnp.asarray(x, q.dtype) for x in (nodes, weights, integral, slopes))
+        first = jnp.clip(jnp.searchsorted(nodes, jnp.log(s), side="right") - 1, 0, len(nodes) - 2)
+        above = jnp.log(s) - nodes[first]
+        start = integral[first] + above * (weights[first] + 0.5 * slopes[first] * above)
         total = integral[-1] - start
         place = start + q * total
-        part = jnp.clip(jnp.searchsorted(integral, place) - 1, 0, len(weights) - 1)
-        width = (edges[-1] - edges[0]) / len(weights)
-        rise = jnp.clip(jnp.interp(place, integral, edges) - jnp.log(s), SHORTEST_SPAN, span)
-        return rise, total * width / weights[part]
+        part = jnp.clip(jnp.searchsorted(integral, place, side="right") - 1, 0, len(nodes) - 2)
+        within = place - integral[part]
+        density = jnp.sqrt(weights[part] ** 2 + 2.0 * slopes[part] * within)
+        rise = nodes[part] + 2.0 * within / (weights[part] + density) - jnp.log(s)
+        return jnp.clip(rise, SHORTEST_SPAN, span), total / density
 
 
 def bound_integrand(
