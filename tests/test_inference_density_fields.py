@@ -279,7 +279,8 @@ def test_finer_maps_are_averaged_and_one_of_several_chosen(tmp_path: Path) -> No
     np.testing.assert_allclose(SCALE.surface_density(coarse.y[0]), fine[1, ::4, ::4], rtol=1e-5)
     assert "64 x 64 pixels averaged to 16 x 16" in coarse.notes[0]
     np.save(tmp_path / "odd.npy", 1e3 * fine[0])
-    assert "check its unit" in read_fields(tmp_path / "odd.npy", prior).notes[-1]
+    with pytest.raises(ValueError, match="like those that the prior was trained on"):
+        read_fields(tmp_path / "odd.npy", prior)
 
 
 def test_a_simulated_observation_is_of_a_seed_that_training_has_not(monkeypatch) -> None:

@@ -27,6 +27,7 @@ FIRST_SEED = 1_000_000
 UNIT = "the standard deviation of log10 of the surface density of the training maps, about its mean"
 MOST_FIELDS = 64
 PIXEL_TOLERANCE = 1e-4
+MOST_MEAN, LEAST_SD, MOST_SD = 3.0, 1 / 3, 3.0
 NOT_INDEPENDENT = (
     f"Maps are taken as independent fields of one cosmology. The {MAPS_PER_SIMULATION} maps of one simulation show the "
     "same box from three sides: from them a joint posterior is too narrow."
@@ -161,10 +162,10 @@ def read_fields(
     fields = scale_of(prior).field(degrade(np.asarray(maps, np.float64), size) if fine != size else maps)[:, None]
     if (fields.std(axis=(1, 2, 3)) == 0).any():
         raise ValueError(f"{name} must vary from pixel to pixel, and one of its maps does not")
+    _refuse_unlike_training(name, fields)
     notes = [_unit_note(name, fine, size, pixel)]
     several = len(fields) > 1
     notes += [NOT_INDEPENDENT] if several else []
-    notes += _unlike_training(name, fields)
     what = f"{len(fields)} maps of {name}" if several else f"{picked}{name}"
     return DensityFields(fields if several else fields[0], truth or None, what, tuple(notes))
 
@@ -214,14 +215,16 @@ def _unit_note(name: str, fine: int, size: int, pixel: float | None) -> str:
     return f"{name} was taken as surface density in (Msun/h) / (Mpc/h)^2{averaged}.{width}"
 
 
-def _unlike_training(name: str, fields: np.ndarray) -> list[str]:
-    mean, sd = float(fields.mean()), float(fields.std())
-    if abs(mean) < 3.0 and 1 / 3 < sd < 3.0:
-        return []
-    return [
-        f"In units of the training maps' standard deviation, {name} has mean {mean:.2f} and standard deviation "
-        f"{sd:.2f}, far from 0 and 1: check its unit."
-    ]
+def _refuse_unlike_training(name: str, fields: np.ndarray) -> None:
+    """Refuse maps (num, 1, H, W) that no training map is near to, as those in another unit are not."""
+    for index, field in enumerate(fields):
+        mean, sd = float(field.mean()), float(field.std())
+        if abs(mean) > MOST_MEAN or not LEAST_SD < sd < MOST_SD:
+            raise ValueError(
+                f"maps of {name} must be in (Msun/h) / (Mpc/h)^2, like those that the prior was trained on: of their "
+                f"logarithm, in standard deviations, the mean must be within {MOST_MEAN:g} of theirs and the standard "
+                f"deviation {LEAST_SD:.2g} to {MOST_SD:g}, got {mean:.3g} and {sd:.3g} for map {index}"
+            )
 
 
 def open_array(spec: str) -> tuple[np.ndarray, str]:
