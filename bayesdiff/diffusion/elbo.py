@@ -112,7 +112,7 @@ class Elbo:
         nodes = np.concatenate([[low], centres, [high]])
         weights = np.concatenate([weights[:1], weights, weights[-1:]])
         integral = np.append(0.0, np.cumsum(0.5 * (weights[1:] + weights[:-1]) * np.diff(nodes)))
-        slopes = np.append(np.diff(weights) / np.diff(nodes), 0.0)
+        slopes = np.diff(weights) / np.diff(nodes)
         nodes, weights, integral, slopes = (jnp.asarray(x, q.dtype) for x in (nodes, weights, integral, slopes))
         first = jnp.clip(jnp.searchsorted(nodes, jnp.log(s), side="right") - 1, 0, len(nodes) - 2)
         above = jnp.log(s) - nodes[first]

@@ -111,7 +111,7 @@ def fit_spectral_mixture(
         return mode_power(pair[0] - gaussian.mean) / gaussian.power
 
     ratios = jax.lax.map(ratio_of, (fields, contexts), batch_size=128)
-    band, counts = _nearest_band(shape), _counts(shape)
+    band, counts = nearest_band(shape), _counts(shape)
     counted = np.bincount(band.ravel(), weights=counts.ravel(), minlength=NUM_BANDS) * fields.shape[1]
     weighted = counts * np.asarray(ratios.sum(axis=1))
     totals = [np.bincount(band.ravel(), weights=field.ravel(), minlength=NUM_BANDS) for field in weighted]
@@ -141,13 +141,14 @@ def band_position(shape: tuple[int, int]) -> np.ndarray:
     return np.clip(position, 0.0, NUM_BANDS - 1.0)
 
 
-def _nearest_band(shape: tuple[int, int]) -> np.ndarray:
+def nearest_band(shape: tuple[int, int]) -> np.ndarray:
+    """The band whose centre each mode is nearest to."""
     return np.rint(band_position(shape)).astype(int)
 
 
 def _counts(shape: tuple[int, int]) -> np.ndarray:
     """How much each mode counts in the weights of the components, (H, W); the mean of the field says nothing."""
-    band = _nearest_band(shape)
+    band = nearest_band(shape)
     modes = np.bincount(band.ravel(), minlength=NUM_BANDS)
     counts = (MODES_PER_BAND / (modes + MODES_PER_BAND))[band]
     counts[0, 0] = 0.0

@@ -1,7 +1,7 @@
 """Fields whose power varies about that of a Gaussian reference, band by band, and the Wiener filter it calls for.
 
-The power of a simulated slab scatters about its mean at the same cosmology: by ten per cent in thousands of modes
-together, with the mean density and the structures that happen to be in it. A denoiser that does not know it errs by no
+The power of a simulated slab scatters about its mean at the same cosmology, in thousands of modes together, with the
+mean density and the structures that happen to be in it. A denoiser that does not know it errs by no
 more, but by the same in thousands of modes: fields that are drawn have all the same power, and likelihoods are too
 sure. In bands b with hats h_b(log |k|) the power is
 
@@ -24,7 +24,7 @@ from jax.scipy.special import digamma, polygamma
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser, GaussianReference, Levels
 from bayesdiff.diffusion.fourier import mode_power
-from bayesdiff.networks.spectral_mixture import NUM_BANDS, NUM_FEATURES, Window, band_position
+from bayesdiff.networks.spectral_mixture import NUM_BANDS, NUM_FEATURES, Window, band_position, nearest_band
 
 NUM_STEPS = 4
 LARGEST_STEP = 1.0
@@ -123,7 +123,7 @@ def fit_varying_spectrum(
         raise ValueError(f"how a spectrum varies cannot be told from {len(fields)} fields")
     shape = fields.shape[-2], fields.shape[-1]
     contexts = jnp.zeros((len(fields), 0)) if contexts is None else contexts
-    members = np.eye(NUM_BANDS)[np.rint(band_position(shape)).astype(int).ravel()]
+    members = np.eye(NUM_BANDS)[nearest_band(shape).ravel()]
     members[0] = 0.0
     counts = members.sum(axis=0) * fields.shape[1]
     filled = counts > 0

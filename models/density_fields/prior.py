@@ -3,7 +3,7 @@
 The denoiser is Wiener-preconditioned about the Gaussian field whose mean and power spectrum depend on (Omega_m,
 sigma_8), fitted to the training maps: the twin, the reference of the bound, and all that a power spectrum can tell. The
 power of a slab also varies from one to the next at the same cosmology, with its mean density and the structures in it,
-by ten per cent in all small scales together: the filter is that of a spectrum that varies about the twin's
+in all small scales together: the filter is that of a spectrum that varies about the twin's
 (:mod:`bayesdiff.networks.varying_spectrum`). The network learns what is beyond both.
 
 A prior of finer pixels starts from the weights of a coarser one (``start``): the network is convolutional, and what it
