@@ -78,6 +78,14 @@ def test_study_without_a_posterior_has_a_page(tmp_path):
     assert not images(page)
 
 
+def test_study_of_one_simulation_has_a_page(tmp_path):
+    settings = {"num_simulations": 1, "num_chains": 1, "num_samples": 60, "num_draws": 39, "progress": False}
+    result = sbc(jax.random.key(1), model, algorithm=Conjugate(), **settings)
+    page = reporting.write_calibration_report(result, tmp_path, title="A toy").read_text()
+    assert "One simulation has a posterior" in page
+    assert not images(page)
+
+
 def test_curve_leaves_the_band_where_the_posterior_is_wrong():
     for wrong, leaves in (({}, False), ({"width": 0.6}, True)):
         result = study(**wrong)

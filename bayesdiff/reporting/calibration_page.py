@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bayesdiff.calibration import FieldChecks, Sbc
 
 _HEADINGS = {"good": "Calibrated", "caution": "Undecided", "bad": "Not calibrated"}
+_ABSENT = {
+    0: "No simulation has a posterior, so there is nothing to show here.",
+    1: "One simulation has a posterior; what its rank means is seen from two on.",
+}
 
 
 def write_calibration_report(
@@ -52,7 +56,7 @@ def write_calibration_report(
     folder.mkdir(parents=True, exist_ok=True)
     sentence = study.verdict(level) if fields is None else f"{study.verdict(level)} {fields.verdict(level)}"
     (folder / "verdict.txt").write_text(sentence + "\n", encoding="utf-8")
-    absent = None if study.ranked.any() else "No simulation has a posterior, so there is nothing to show here."
+    absent = _ABSENT.get(int(study.ranked.sum()))
     sections = [Section("table", "Tests", absent or _table(study, level, folder))]
     sections += [picture(shown._replace(build=absent or shown.build)) for shown in _pictures(study)]
     if fields is not None:

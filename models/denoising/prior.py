@@ -1,6 +1,6 @@
 """Training recipe of the unconditional priors of dust and matter, diffusions in white noise.
 
-The recipe is that of :mod:`models.dust_cmb.prior` with white noise: a filter of a mixture of spectra about the mean and
+The recipe is that of :mod:`models.dust_cmb.prior` with white noise: a filter of spectra that vary about the mean and
 power of the training windows, which are not periodic, and a network for what is beyond it. The prior of dust is then
 trained further on windows and on draws of its own.
 
@@ -31,6 +31,7 @@ from bayesdiff.diffusion.samplers import draw_prior
 from bayesdiff.diffusion.schedules import Cosine
 from bayesdiff.networks.spectral_mixture import fit_spectral_mixture
 from bayesdiff.networks.unet import UNetConfig
+from bayesdiff.networks.varying_spectrum import fit_varying_spectrum
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
 from bayesdiff.recalibration import recalibrate
 from bayesdiff.training import TrainingSettings, settings_card, train
@@ -61,6 +62,7 @@ class Kind(NamedTuple):
         refined: whether it is trained further on draws of its own.
         standardised: whether it is of windows that are standardised one by one.
         spots: share of the fields with spots as it is trained further once more, from the same start; 0 for once only.
+        varying: whether the spectra of its windows are a Gaussian vector of log amplitudes or a mixture.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Kind(NamedTuple):
     refined: bool = False
     standardised: bool = False
     spots: float = 0.0
+    varying: bool = False
 
     def windows(self, maps: Maps | None = None) -> MapWindows:
         """Random windows of the training maps, as the prior has them."""
@@ -96,6 +99,7 @@ DUST = Kind(
         "command": "python -m models train dust",
     },
     refined=True,
+    varying=True,
 )
 DUST_SHAPES = DUST._replace(
     name="dust-shapes-64",
@@ -107,10 +111,11 @@ DUST_SHAPES = DUST._replace(
     },
     standardised=True,
     spots=0.3,
+    varying=False,
 )
 
 
-def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
+def untrained_denoiser(windows: MapWindows, seed: int = 0, varying: bool = False) -> WienerDenoiser:
     """The Wiener filter of the training windows, with a network that gives zero."""
     mean, power = windows.statistics()
     if windows.standardised:
@@ -118,7 +123,8 @@ def untrained_denoiser(windows: MapWindows, seed: int = 0) -> WienerDenoiser:
         power = power.at[..., 0, 0].max(LEAST_POWER * jnp.mean(power))
     reference = GaussianDenoiser(power, mean)
     fields = jax.vmap(windows.draw)(jax.random.split(jax.random.key(seed), 4096))
-    denoiser = initialise(seed, reference, ARCHITECTURE, spectra=fit_spectral_mixture(fields, reference))
+    spectra = fit_varying_spectrum(fields, reference) if varying else fit_spectral_mixture(fields, reference)
+    denoiser = initialise(seed, reference, ARCHITECTURE, spectra=spectra)
     return replace(denoiser, standardised=windows.standardised)
 
 
@@ -132,7 +138,7 @@ def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, **card: Any) -> Diff
 def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path) -> WienerDenoiser:
     """Run the recipe, continuing from the checkpoint in ``folder``."""
     windows = kind.windows()
-    denoiser = train(windows, untrained_denoiser(windows), SCHEDULE, WhiteNoise(), settings, folder)
+    denoiser = train(windows, untrained_denoiser(windows, varying=kind.varying), SCHEDULE, WhiteNoise(), settings, folder)
     if not kind.refined:
         return denoiser
     draws, settings = draw_windows(denoiser), settings.refinement()
