@@ -1,0 +1,143 @@
+"""Calibration of every likelihood of a dark-matter field, on maps of held-out simulations.
+
+Maps of simulations that the prior has not seen, at random and in random orientations. Parameters of the simulations
+are spread evenly over the box that is the prior of the model, so that ranks of the truths are uniform for an estimator
+that is right. Besides the recommended one these are the bound as it is, the flow, the twin, and those of the
+literature: all terms of the discrete bound, the first ones, and L_0 alone on the published grid. There is a page for
+each.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import bayesdiff as bd
+from bayesdiff.calibration import Sbc, tarp
+from bayesdiff.diffusion.densities import LogDensity, Twin
+from bayesdiff.diffusion.discrete_bound import DiscreteBound, term_importance
+from bayesdiff.windows import LabelledFields
+from models.density_fields.baselines import one_map_each
+from models.density_fields.data import PARAMETER_BOUNDS
+from models.density_fields.likelihood import plain_bound, recommended_bound
+from models.density_fields.model import make_model
+from models.density_fields.prior import NAME, load_fields
+from validation.density_fields import NUM_TIMES, TEMPERED_TWIN
+from validation.field_posteriors import SURROGATE
+from validation.figures import RESULTS, Figure
+from validation.ranked import quantity_figures
+
+NAMES = tuple(PARAMETER_BOUNDS)
+NUM, KEY = 300, 31
+NUM_TIMES_PLAIN, NUM_FIRST, NUM_SAMPLED, NUM_TIMESTEPS = 24, 20, 64, 1000
+FIRST_TERMS_TWIN = 0.1
+PUBLISHED_POINTS = 50
+
+
+class Estimator(NamedTuple):
+    """A likelihood and the engine for it.
+
+    Attributes:
+        model: of a field.
+        algorithm: of its posterior.
+        num: fields that it is judged by.
+    """
+
+    model: Any
+    algorithm: Any
+    num: int = NUM
+
+
+def run(folder: Path = RESULTS / "density_calibration") -> list[Figure]:
+    """Ranks, coverage and errors of every estimator, and a page for each."""
+    prior, held_out = bd.load_pretrained(NAME), load_fields().held_out
+    figures = []
+    for name, estimator in estimators(prior, held_out).items():
+        figures += of_study(name, calibrate(name, estimator, held_out, folder / name.replace(" ", "_")))
+    print_summary(figures)
+    return figures
+
+
+def estimators(prior: bd.DiffusionModel, held_out: LabelledFields) -> dict[str, Estimator]:
+    """All of them by name; those that cost most come last."""
+    zero = bd.Grid(dict.fromkeys(NAMES, PUBLISHED_POINTS), batch_size=PUBLISHED_POINTS)
+    return {
+        "recommended": interpolated(prior, recommended_bound(prior, NUM_TIMES), TEMPERED_TWIN),
+        "Gaussian twin": interpolated(prior, Twin(jnp.zeros(1))),
+        "bound, exponent 1": interpolated(prior, plain_bound(prior, NUM_TIMES_PLAIN)),
+        "L_0 alone": Estimator(make_model(prior, DiscreteBound(NUM_TIMESTEPS, 1)), zero),
+        f"first {NUM_FIRST} terms": interpolated(prior, DiscreteBound(NUM_TIMESTEPS, NUM_FIRST), FIRST_TERMS_TWIN),
+        "probability flow": interpolated(prior, bd.ProbabilityFlow(num_steps=16, num_probes=2)),
+        "all terms": interpolated(prior, every_term(prior, held_out)),
+    }
+
+
+def interpolated(prior: bd.DiffusionModel, log_density: LogDensity, twin_exponent: float | None = None) -> Estimator:
+    """An estimator by ``MarginalSurrogate``; a plane needs fewer points than its default."""
+    algorithm = bd.MarginalSurrogate(log_density, twin_exponent=twin_exponent, **SURROGATE)
+    return Estimator(make_model(prior), algorithm)
+
+
+def every_term(prior: bd.DiffusionModel, held_out: LabelledFields) -> DiscreteBound:
+    """All terms of the discrete bound, of which some are chosen by what they tell of the parameters."""
+    fields, truths = (x[-4:] for x in one_map_each(held_out))
+    middle = np.array([0.5 * (low + high) for low, high in PARAMETER_BOUNDS.values()])
+    others = truths - 0.02 * np.sign(truths - middle)
+    some = (jnp.asarray(x, jnp.float32) for x in (fields, truths, others))
+    return DiscreteBound(
+        NUM_TIMESTEPS, num_sampled=NUM_SAMPLED, importance=term_importance(prior, *some, num_timesteps=NUM_TIMESTEPS)
+    )
+
+
+def calibrate(name: str, estimator: Estimator, held_out: LabelledFields, folder: Path) -> Sbc:
+    """The study of one estimator, continued where it was, and its page."""
+    study = bd.calibration.sbc(
+        jax.random.key(KEY),
+        estimator.model,
+        algorithm=estimator.algorithm,
+        num_simulations=estimator.num,
+        simulator=partial(observe, held_out),
+        store=folder / "study.sbc",
+    )
+    title = f"Cosmology from held-out dark-matter fields: {name}"
+    bd.reporting.write_calibration_report(study, folder, title=title, notes=(str(__doc__),))
+    return study
+
+
+def observe(held_out: LabelledFields, key: jax.Array) -> dict[str, jax.Array]:
+    """A map and the parameters of its simulation."""
+    choice = held_out.choose(key)
+    assert choice.context is not None
+    return {"x": choice.field} | dict(zip(NAMES, choice.context, strict=True))
+
+
+def of_study(name: str, study: Sbc) -> list[Figure]:
+    """Its figures."""
+    joint = tarp(study.truth[study.ranked], study.draws[study.ranked])
+    num = study.num_simulations
+    figures = [
+        Figure(f"{name}: smallest adjusted p-value of the ranks, {num} fields", float(study.tests.adjusted.min())),
+        Figure(f"{name}: fields that failed", f"{len(study.failed)} of {num}"),
+        *quantity_figures(name, study),
+    ]
+    for i, parameter in enumerate(study.names):
+        error, sd = study.records.mean[:, i] - study.truth[:, i], study.records.sd[:, i]
+        figures.append(Figure(f"{name}: {parameter}: median standard deviation", float(np.nanmedian(sd))))
+        figures.append(Figure(f"{name}: {parameter}: rms error of the mean", float(np.sqrt(np.nanmean(error**2)))))
+    return [*figures, Figure(f"{name}: TARP area", joint.area)]
+
+
+def print_summary(figures: list[Figure]) -> None:
+    """One line per estimator and figure."""
+    table = Table("estimator", "figure", "value")
+    for figure in figures:
+        name, _, quantity = figure.name.partition(": ")
+        table.add_row(name, quantity, figure.value if isinstance(figure.value, str) else f"{figure.value:.3f}")
+    Console(width=130).print(table)
