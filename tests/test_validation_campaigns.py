@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import dask
@@ -16,6 +17,7 @@ from tests.sbc_toys import Conjugate, model
 from validation import campaigns
 from validation.__main__ import app
 from validation.campaigns import Engine, Name, Problem
+from validation.pages import write_index
 from validation.twin_calibration import statistics
 
 
@@ -107,3 +109,17 @@ def test_bad_clusters_are_refused(run):
         nobody = run("--scheduler", "tcp://127.0.0.1:1")
     assert nobody.exit_code == exits.BAD_INPUT
     assert "no Dask scheduler answers at 'tcp://127.0.0.1:1'" in nobody.output
+
+
+def test_index_of_pages_has_their_verdicts_and_links(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no calibration page"):
+        write_index(tmp_path)
+    for folder, width in (("one/right", 1.0), ("one/wrong", 0.5)):
+        run("--num", "200", "--output", str(tmp_path / folder), width=width)
+    text = write_index(tmp_path).read_text()
+    right, wrong = re.findall(r'<li class="(\w*)"><a href="([^"]+)">(.*?)</a><br>(.*?)</li>', text)
+    assert right[:2] == ("", "one/right/report.html")
+    assert wrong[:2] == ("failure", "one/wrong/report.html")
+    assert all((tmp_path / link).exists() for _, link, *_ in (right, wrong))
+    assert right[3].startswith("Calibrated")
+    assert "over-confident" in wrong[3]

@@ -102,6 +102,19 @@ def figures(
 
 
 @app.command()
+def pages(
+    again: Annotated[bool, typer.Option(help="Run studies anew whose figures are stored.")] = False,
+) -> None:
+    """Build the calibration pages of the models that ship, and an index of them."""
+    from validation import pages
+
+    for name in pages.STUDIES:
+        if again or stored(name, RESULTS) is None:
+            report(name, _run(name))
+    typer.echo(f"wrote {pages.write_index(RESULTS)}")
+
+
+@app.command()
 def readme(
     path: Annotated[Path, typer.Argument(help="File with two comments around the table.")] = Path("README.md"),
     folder: Annotated[Path, typer.Option(help="Where figures are stored.")] = RESULTS,
