@@ -12,7 +12,7 @@ from bayesdiff.calibration.arrays import Key, generator
 from bayesdiff.calibration.coverage import SIGMAS
 from bayesdiff.calibration.field_coverage import BandCoverage, Fields, PixelCoverage, band_coverage, pixel_coverage
 from bayesdiff.calibration.field_functionals import field_tarp, functional_ranks
-from bayesdiff.calibration.rank_tests import RankTests, holm, rank_tests
+from bayesdiff.calibration.rank_tests import RankTests, holm, p_text, rank_tests
 from bayesdiff.calibration.tarp import Tarp
 
 
@@ -54,7 +54,7 @@ class FieldChecks(NamedTuple):
         if p.min() >= level:
             passed = f"{len(names)} checks of {self.num_simulations} fields pass"
             return f"Fields calibrated: {passed} (smallest p = {p.min():.2g})."
-        wrong = "; ".join(f"{names[i]} (p = {p[i]:.1e})" for i in np.argsort(p) if p[i] < level)
+        wrong = "; ".join(f"{names[i]} (p {p_text(float(p[i]))})" for i in np.argsort(p) if p[i] < level)
         return f"Fields not calibrated: {wrong}. {self._bands(level)}".strip()
 
     def _bands(self, level: float) -> str:

@@ -26,6 +26,8 @@ from bayesdiff.calibration.arrays import checked_names
 from bayesdiff.calibration.ecdf import checked_ranks, ecdf_test, rank_counts
 
 TESTS = ("ecdf", "chi_square", "location", "scale")
+SMALLEST_P = 1e-16
+"""About the rounding of a double; sentences know of none below it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class RankTests:
             test = int(np.argmin(self.adjusted[row]))
             sentences.append(
                 f"{self.names[row]}: {self._meaning(int(row), level)} "
-                f"({TESTS[test]} test, p = {self.adjusted[row, test]:.1e} after Holm's correction)"
+                f"({TESTS[test]} test, p {p_text(self.adjusted[row, test])} after Holm's correction)"
             )
         return sentences
 
@@ -175,3 +177,8 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     adjusted = np.empty_like(flat)
     adjusted[order] = np.minimum(corrected, 1.0)
     return adjusted.reshape(p_values.shape)
+
+
+def p_text(p: float) -> str:
+    """A p-value for a sentence, with its sign of comparison."""
+    return f"= {p:.1e}" if p > SMALLEST_P else f"< {SMALLEST_P:.0e}"

@@ -151,11 +151,13 @@ class Sbc:
             return f"Nothing is known: none of {self.num_simulations} simulations has a posterior. {self._failed()}"
         wrong = self.tests.failures(level)
         smallest = float(self.tests.adjusted.min())
-        what = f"{len(self.names)} quantities in {self.num_simulations} simulations"
+        number = len(self.names)
+        what = f"{number} {'quantity' if number == 1 else 'quantities'} in {self.num_simulations} simulations"
         if wrong:
             sentence = f"Not calibrated, by {what}: {'; '.join(wrong)}."
         elif self.passes(level, max_failed):
-            sentence = f"Calibrated: {what} pass all tests of their ranks (smallest adjusted p = {smallest:.2g})."
+            verb = "passes all tests of its ranks" if number == 1 else "pass all tests of their ranks"
+            sentence = f"Calibrated: {what} {verb} (smallest adjusted p = {smallest:.2g})."
         else:
             sentence = f"Undecided: the ranks of {what} pass (p = {smallest:.2g}), but too many simulations failed."
         if self.attributes.get("status") == "interrupted":
@@ -169,7 +171,7 @@ class Sbc:
         why = "; ".join(f"{text}: {number}" for text, number in self.failures().items())
         left_out = int(np.sum(~self.ranked))
         counted = f"{left_out} of them have no ranks" if left_out else "their ranks are counted in"
-        return f"{len(self.failed)} simulations failed ({some}; {why}), {counted}."
+        return f"{len(self.failed)} simulation{'s' if len(self.failed) > 1 else ''} failed ({some}; {why}), {counted}."
 
     def to_datatree(self) -> xr.DataTree:
         """The study as a tree that Zarr and netCDF can hold.
