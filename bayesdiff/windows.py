@@ -80,7 +80,7 @@ class MapWindows(NamedTuple):
 
 
 class WithDraws(NamedTuple):
-    """Training maps, and draws of a prior that was trained on them, a quarter of every pool.
+    """Training maps, and draws of a prior that was trained on them, together in every pool.
 
     A denoiser that never sees its own draws takes what they have of its errors for noise: it is to know E[x | y] for
     fields of the prior as well (sampling drift; Daras et al. 2023, arXiv:2302.09057).
@@ -88,15 +88,17 @@ class WithDraws(NamedTuple):
     Attributes:
         maps: what the prior is to be of.
         draws: whole draws, as maps of the size of a window.
+        share: of the draws.
     """
 
     maps: MapWindows
     draws: MapWindows
+    share: float = 0.25
 
     def pool(self, key: jax.Array, num: int) -> WindowPool:
         """Windows of one training step."""
         key_maps, key_draws = jax.random.split(key)
-        own = num // 4
+        own = round(num * self.share)
         pools = (self.maps.pool(key_maps, num - own), self.draws.pool(key_draws, own))
         shares = ((num - own) / num, own / num)
         return WindowPool(

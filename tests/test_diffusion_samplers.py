@@ -12,7 +12,7 @@ from scipy.stats import kstest, norm
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.flow import carry, push
-from bayesdiff.diffusion.samplers import draw_prior, probability_flow, reverse_sde
+from bayesdiff.diffusion.samplers import ancestral_draw, draw_prior, probability_flow, reverse_sde
 from bayesdiff.distributions import NoisyDiffusion
 from tests.diffusion_toys import (
     NO_CONTEXT,
@@ -129,10 +129,11 @@ def test_sample_latent_draws_a_bimodal_posterior():
     assert max(p_values(4)) < 1e-6  # the check has the power to see a solver that is too coarse
 
 
-def test_prior_draws_have_the_law_of_the_mixture():
+@pytest.mark.parametrize("draw", [draw_prior, ancestral_draw])
+def test_prior_draws_have_the_law_of_the_mixture(draw):
     model = pixel_mixture()
     keys = jax.random.split(jax.random.key(5), 1000)
-    draws = np.asarray(jax.vmap(lambda key: draw_prior(key, model, NO_CONTEXT, num_evaluations=100))(keys)).ravel()
+    draws = np.asarray(jax.vmap(lambda key: draw(key, model, NO_CONTEXT, 100))(keys)).ravel()
     weights, means, variances = (
         np.asarray(a) for a in (model.denoiser.weights, model.denoiser.means, model.denoiser.variances)
     )

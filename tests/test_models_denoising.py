@@ -13,6 +13,8 @@ from numpyro.infer import Predictive
 from typer.testing import CliRunner
 
 import bayesdiff as bd
+from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.windows import MapWindows
 from models import draws
 from models.__main__ import app
 from models.denoising import data, prior
@@ -62,11 +64,12 @@ def test_dust_is_that_of_the_mixture(data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("refined", "spots"), [(False, 0.0), (True, 0.0), (True, 0.3)])
+@pytest.mark.parametrize("refined", [None, prior.Refinement(share=0.5, ancestral=True), prior.Refinement(spots=0.3)])
+@pytest.mark.parametrize("varying", [False, True])
 def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(
-    folder: Path, tmp_path: Path, monkeypatch, refined: bool, spots: float
+    folder: Path, tmp_path: Path, monkeypatch, refined: prior.Refinement | None, varying: bool
 ) -> None:
-    monkeypatch.setattr(prior, "MATTER", prior.MATTER._replace(refined=refined, spots=spots))
+    monkeypatch.setattr(prior, "MATTER", prior.MATTER._replace(refined=refined, varying=varying))
     monkeypatch.setattr(prior, "NUM_DRAWS", 8)
     monkeypatch.setattr(data, "data_folder", lambda file: folder)
     small = replace(prior.ARCHITECTURE, channels=(8, 8), blocks=(1, 1), embedding=8)
@@ -80,13 +83,28 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(
     assert entries["standardisation"] == pytest.approx({"mean": load_matter(folder).mean, "sd": load_matter(folder).sd})
     ratios = entries["quality"]["denoising"]["error_over_wiener"]
     assert len(ratios) == len(NOISE_LEVELS)
-    # One step from a network that gives zero: the filter of a mixture of spectra, near that of their mean.
+    # One step from a network that gives zero: the filter of spectra that vary, near that of their mean.
     assert np.all(np.array(ratios) < 1.3)
     assert entries["quality"]["draws"]["nearest_patch_draws"] > 0.1
-    assert ("refinement" in entries) == refined
-    assert (tmp_path / "run" / "refined").exists() == refined
-    assert (tmp_path / "run" / "refined_spots").exists() == bool(spots)
-    assert ("averaged_with_spots" in entries.get("refinement", {})) == bool(spots)
+    assert ("refinement" in entries) == (tmp_path / "run" / "refined").exists() == (refined is not None)
+    spots = refined is not None and refined.spots > 0.0
+    assert (tmp_path / "run" / "refined_spots").exists() == spots
+    if refined is not None:
+        assert entries["refinement"]["share_of_own_draws"] == refined.share
+        assert entries["refinement"]["draws"] == ("ancestral" if refined.ancestral else "flow")
+        assert ("averaged_with_spots" in entries["refinement"]) == spots
+
+
+def test_draws_are_brought_to_the_mean_and_power_of_windows(folder: Path) -> None:
+    windows = load_matter(folder).windows()
+    fields = jax.vmap(windows.draw)(jax.random.split(jax.random.key(0), 256))
+    smooth = filter_field(fields, jnp.asarray(red_power(SIZE)) ** 0.2)
+    dim = MapWindows(3.0 + smooth, SIZE, (False, False))
+    mean, power = prior.matched(dim, windows).statistics()
+    wanted_mean, wanted_power = windows.statistics()
+    np.testing.assert_allclose(mean, wanted_mean, atol=0.05)
+    np.testing.assert_allclose(power / wanted_power, 1.0, atol=0.2)
+    assert np.abs(np.asarray(dim.statistics()[1] / wanted_power) - 1.0).max() > 0.5
 
 
 def test_the_average_of_two_networks_has_the_mean_of_their_parameters(folder: Path, monkeypatch) -> None:

@@ -74,11 +74,12 @@ def test_windows_of_contrast_are_chosen_more_often_and_means_stay():
     assert weighted.std() < np.asarray(power).std()
 
 
-def test_a_quarter_of_a_pool_are_draws():
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_share_of_a_pool_are_draws(share: float):
     maps = MapWindows(jax.random.normal(jax.random.key(0), (2, 1, 3 * SIZE, 3 * SIZE)), SIZE)
     draws = MapWindows(50.0 + jax.random.normal(jax.random.key(1), (5, 1, SIZE, SIZE)), SIZE, (False, False))
-    pool = WithDraws(maps, draws).pool(jax.random.key(2), POOL)
+    pool = WithDraws(maps, draws, share).pool(jax.random.key(2), POOL)
     own = np.asarray(pool.fields.mean(axis=(1, 2, 3)) > 25.0)
-    assert own.sum() == POOL // 4
-    np.testing.assert_allclose([pool.probability.sum(), pool.probability[own].sum()], [1.0, 0.25], rtol=1e-5)
+    assert own.sum() == POOL * share
+    np.testing.assert_allclose([pool.probability.sum(), pool.probability[own].sum()], [1.0, share], rtol=1e-5)
     np.testing.assert_allclose(pool.modes, np.fft.fft2(pool.fields, norm="ortho"), atol=1e-3)

@@ -133,6 +133,18 @@ def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_ev
     return carry(model, jax.random.normal(key, model.event_shape), context, num_evaluations)
 
 
+def ancestral_draw(key: jax.Array, model: DiffusionModel, context: jax.Array, num_steps: int = 120) -> jax.Array:
+    """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W).
+
+    The flow and the reverse process of a denoiser that is learned have laws that differ a little. This is the one that
+    draws from posteriors have in mind.
+    """
+    key_noise, key = jax.random.split(key)
+    s = model.noise_levels()[-1]
+    noise = filter_field(jax.random.normal(key_noise, model.event_shape), jnp.sqrt(model.noise_power(context)))
+    return reverse_sde(key, model, s * noise, s, context, num_steps)
+
+
 def _gain(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
     """A, the mean of |F(x - D)|^2 over s^2 Sigma per mode, (C, H, W); zero where the denoiser does not know it."""
     if isinstance(model.denoiser, GaussianDenoiser):

@@ -2,7 +2,8 @@
 
 The recipe is that of :mod:`models.dust_cmb.prior` with white noise: a filter of spectra that vary about the mean and
 power of the training windows, which are not periodic, and a network for what is beyond it. The prior of dust is then
-trained further on windows and on draws of its own.
+trained further on windows and on draws of its own, by the reverse process that fields are drawn by from a posterior:
+an observation of such a draw is what its denoiser has to know.
 
 There are two priors of dust. ``dust-64`` is of windows as they are, whose amplitude it has to know. ``dust-shapes-64``
 is of windows brought to mean 0 and standard deviation 1 one by one; what they were is left to ordinary parameters,
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
 from bayesdiff.diffusion.noise import WhiteNoise
-from bayesdiff.diffusion.samplers import draw_prior
+from bayesdiff.diffusion.samplers import ancestral_draw, draw_prior
 from bayesdiff.diffusion.schedules import Cosine
 from bayesdiff.networks.spectral_mixture import fit_spectral_mixture
 from bayesdiff.networks.unet import UNetConfig
@@ -47,9 +50,26 @@ ARCHITECTURE = UNetConfig(
     in_channels=3, out_channels=1, channels=(32, 64, 96), blocks=(1, 2, 2), embedding=96, patch=2, seam=True
 )
 SETTINGS = TrainingSettings(steps=2500, pool_size=128, ema_decay=0.998)
-NUM_DRAWS, CHUNK, KEY = 1024, 8, 77
+NUM_DRAWS, NUM_STEPS, CHUNK, KEY = 1024, 60, 8, 77
 LEAST_POWER = 1e-6
 """Of the mean of standardised windows, over that of all modes."""
+
+
+class Refinement(NamedTuple):
+    """How a prior is trained further on windows and draws of its own.
+
+    Attributes:
+        length: of this training, over that of the first.
+        share: of the draws among the windows.
+        ancestral: whether the draws are by the reverse process and brought to the mean and power of the windows, or by
+            the flow, as they come.
+        spots: share of the fields with spots as it is trained further once more, from the same start; 0 for once only.
+    """
+
+    length: float = 1.2
+    share: float = 0.25
+    ancestral: bool = False
+    spots: float = 0.0
 
 
 class Kind(NamedTuple):
@@ -59,18 +79,16 @@ class Kind(NamedTuple):
         name: of the model that ships.
         load: its maps.
         card: what its card says of them.
-        refined: whether it is trained further on draws of its own.
+        refined: how it is trained further, if it is.
         standardised: whether it is of windows that are standardised one by one.
-        spots: share of the fields with spots as it is trained further once more, from the same start; 0 for once only.
         varying: whether the spectra of its windows are a Gaussian vector of log amplitudes or a mixture.
     """
 
     name: str
     load: Callable[[], Maps]
     card: dict[str, Any]
-    refined: bool = False
+    refined: Refinement | None = None
     standardised: bool = False
-    spots: float = 0.0
     varying: bool = False
 
     def windows(self, maps: Maps | None = None) -> MapWindows:
@@ -98,7 +116,7 @@ DUST = Kind(
         "provenance": "MHD simulation maps I_1 and I_2 of pywph (BSD-3-Clause), rows 256 to 383 held out",
         "command": "python -m models train dust",
     },
-    refined=True,
+    refined=Refinement(length=2.8, share=0.5, ancestral=True),
     varying=True,
 )
 DUST_SHAPES = DUST._replace(
@@ -109,8 +127,8 @@ DUST_SHAPES = DUST._replace(
         "unit": "standard deviation of the window, its mean subtracted; window_scale has the distribution of both",
         "command": "python -m models train dust_shapes",
     },
+    refined=Refinement(spots=0.3),
     standardised=True,
-    spots=0.3,
     varying=False,
 )
 
@@ -138,30 +156,43 @@ def make_prior(denoiser: WienerDenoiser | GaussianDenoiser, **card: Any) -> Diff
 def train_denoiser(kind: Kind, settings: TrainingSettings, folder: Path) -> WienerDenoiser:
     """Run the recipe, continuing from the checkpoint in ``folder``."""
     windows = kind.windows()
-    denoiser = train(windows, untrained_denoiser(windows, varying=kind.varying), SCHEDULE, WhiteNoise(), settings, folder)
-    if not kind.refined:
+    untrained = untrained_denoiser(windows, varying=kind.varying)
+    denoiser = train(windows, untrained, SCHEDULE, WhiteNoise(), settings, folder)
+    if kind.refined is None:
         return denoiser
-    draws, settings = draw_windows(denoiser), settings.refinement()
-    refined = [refine(denoiser, windows, draws, settings, folder / "refined")]
-    if kind.spots:
-        spotted = replace(settings, spots=kind.spots)
-        refined.append(refine(denoiser, windows, draws, spotted, folder / "refined_spots"))
+    length, share, ancestral, spots = kind.refined
+    draws = draw_windows(denoiser, ancestral)
+    mixed = WithDraws(windows, matched(draws, windows) if ancestral else draws, share)
+    settings = settings.refinement(length)
+    refined = [refine(denoiser, mixed, settings, folder / "refined")]
+    if spots:
+        refined.append(refine(denoiser, mixed, replace(settings, spots=spots), folder / "refined_spots"))
     return average(refined, windows)
 
 
-def draw_windows(denoiser: WienerDenoiser) -> MapWindows:
+def draw_windows(denoiser: WienerDenoiser, ancestral: bool) -> MapWindows:
     """Draws of the prior as it is, as training maps."""
     model = make_prior(denoiser)
-    draw = jax.jit(jax.vmap(lambda key: draw_prior(key, model, model.context_array(None))))
+    context = model.context_array(None)
+    by_reverse_process = partial(ancestral_draw, num_steps=NUM_STEPS)
+    draw = jax.jit(jax.vmap(lambda key: (by_reverse_process if ancestral else draw_prior)(key, model, context)))
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(KEY), i), CHUNK) for i in range(NUM_DRAWS // CHUNK)]
     return MapWindows(jnp.concatenate([draw(some) for some in keys]), SIZE, (False, False))
 
 
-def refine(
-    denoiser: WienerDenoiser, windows: MapWindows, draws: MapWindows, settings: TrainingSettings, folder: Path
-) -> WienerDenoiser:
-    """Train further on the windows and on draws of the prior, continuing from the checkpoint in ``folder``."""
-    return train(WithDraws(windows, draws), denoiser, SCHEDULE, WhiteNoise(), settings, folder)
+def matched(draws: MapWindows, windows: MapWindows) -> MapWindows:
+    """Draws with the mean and the power per mode of windows.
+
+    Draws that lack power at small scales would teach their denoiser to leave out more of it.
+    """
+    (mean, power), (wanted_mean, wanted_power) = draws.statistics(), windows.statistics()
+    maps = wanted_mean + filter_field(draws.maps - mean, jnp.sqrt(wanted_power / power))
+    return draws._replace(maps=maps)
+
+
+def refine(denoiser: WienerDenoiser, mixed: WithDraws, settings: TrainingSettings, folder: Path) -> WienerDenoiser:
+    """Train further on windows and on draws of the prior, continuing from the checkpoint in ``folder``."""
+    return train(mixed, denoiser, SCHEDULE, WhiteNoise(), settings, folder)
 
 
 def average(denoisers: Sequence[WienerDenoiser], windows: MapWindows) -> WienerDenoiser:
@@ -177,10 +208,12 @@ def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, pa
     """Measure a trained prior and write it with its card."""
     maps = kind.load()
     card = {**kind.card, "standardisation": {"mean": maps.mean, "sd": maps.sd}, "training": settings_card(settings)}
-    if kind.refined:
-        card["refinement"] = settings_card(settings.refinement())
-        if kind.spots:
-            card["refinement"]["averaged_with_spots"] = kind.spots
+    if kind.refined is not None:
+        length, share, ancestral, spots = kind.refined
+        card["refinement"] = settings_card(settings.refinement(length))
+        card["refinement"] |= {"share_of_own_draws": share, "draws": "ancestral" if ancestral else "flow"}
+        if spots:
+            card["refinement"]["averaged_with_spots"] = spots
     references, held_out = maps.patches(held_out=False), maps.patches()
     if kind.standardised:
         card["window_scale"] = fit_window_scale(maps)._asdict()
