@@ -174,8 +174,8 @@ def draw_windows(denoiser: WienerDenoiser, ancestral: bool) -> MapWindows:
     """Draws of the prior as it is, as training maps."""
     model = make_prior(denoiser)
     context = model.context_array(None)
-    by_reverse_process = partial(ancestral_draw, num_steps=NUM_STEPS)
-    draw = jax.jit(jax.vmap(lambda key: (by_reverse_process if ancestral else draw_prior)(key, model, context)))
+    draw_one = partial(ancestral_draw, num_steps=NUM_STEPS) if ancestral else draw_prior
+    draw = jax.jit(jax.vmap(lambda key: draw_one(key, model, context)))
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(KEY), i), CHUNK) for i in range(NUM_DRAWS // CHUNK)]
     return MapWindows(jnp.concatenate([draw(some) for some in keys]), SIZE, (False, False))
 
