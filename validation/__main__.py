@@ -26,11 +26,7 @@ STUDIES = {
     "simulations": ("simulations", "run", "spectra of the N-body simulations against halofit"),
     "known_answer": ("known_answer", "run", "a trained conditional prior whose posterior is known, by every estimator"),
     "density_fields": ("density_fields", "run", "cosmology from dark-matter fields of 150 held-out simulations"),
-    "density_calibration": (
-        "density_calibration",
-        "run",
-        "calibration of every likelihood of a dark-matter field, on 300 held-out maps",
-    ),
+    "density_calibration": ("density_calibration", "run", "calibration of every likelihood of a dark-matter field"),
     "density_joint": ("density_joint", "run", "several dark-matter fields of one cosmology; one in unknown noise"),
     "density_engines": ("density_fields", "engines", "grid, HMC and NUTS on one bound of a dark-matter field"),
     "density_cost": ("density_fields", "cost", "what the posterior of one dark-matter field costs"),

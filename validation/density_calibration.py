@@ -35,7 +35,7 @@ from validation.figures import RESULTS, Figure
 from validation.ranked import quantity_figures
 
 NAMES = tuple(PARAMETER_BOUNDS)
-NUM, KEY = 300, 31
+NUM, NUM_OTHERS, KEY = 300, 20, 31
 NUM_TIMES_PLAIN, NUM_FIRST, NUM_SAMPLED, NUM_TIMESTEPS = 24, 20, 64, 1000
 FIRST_TERMS_TWIN = 0.1
 PUBLISHED_POINTS = 50
@@ -52,7 +52,7 @@ class Estimator(NamedTuple):
 
     model: Any
     algorithm: Any
-    num: int = NUM
+    num: int = NUM_OTHERS
 
 
 def run(folder: Path = RESULTS / "density_calibration") -> list[Figure]:
@@ -69,7 +69,7 @@ def estimators(prior: bd.DiffusionModel, held_out: LabelledFields) -> dict[str, 
     """All of them by name; those that cost most come last."""
     zero = bd.Grid(dict.fromkeys(NAMES, PUBLISHED_POINTS), batch_size=PUBLISHED_POINTS)
     return {
-        "recommended": interpolated(prior, recommended_bound(prior, NUM_TIMES), TEMPERED_TWIN),
+        "recommended": interpolated(prior, recommended_bound(prior, NUM_TIMES), TEMPERED_TWIN)._replace(num=NUM),
         "Gaussian twin": interpolated(prior, Twin(jnp.zeros(1))),
         "bound, exponent 1": interpolated(prior, plain_bound(prior, NUM_TIMES_PLAIN)),
         "L_0 alone": Estimator(make_model(prior, DiscreteBound(NUM_TIMESTEPS, 1)), zero),
