@@ -51,12 +51,17 @@ def held_out(offset: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return one_map_each(load_fields().held_out, offset)
 
 
+def by_recommended(prior: bd.DiffusionModel) -> Estimate:
+    """Posteriors by the recommended likelihood, interpolated; one compiled program for all fields of one shape."""
+    algorithm = bd.MarginalSurrogate(recommended_bound(prior, NUM_TIMES), twin_exponent=TEMPERED_TWIN, **SURROGATE)
+    return by_surrogate(make_model(prior), algorithm, NAMES)
+
+
 def run(folder: Path = RESULTS / "density_fields") -> list[Figure]:
     """Calibration, coverage and errors."""
     prior = bd.load_pretrained(NAME)
     fields, truths = held_out()
-    algorithm = bd.MarginalSurrogate(recommended_bound(prior, NUM_TIMES), twin_exponent=TEMPERED_TWIN, **SURROGATE)
-    estimate = by_surrogate(make_model(prior), algorithm, NAMES)
+    estimate = by_recommended(prior)
     recommended = posteriors(folder, "tempered", estimate, fields, truths)
     figures = calibration_figures("recommended", recommended, truths, NAMES, REQUIRED, coverage=True)
     baselines = load_baselines()

@@ -21,7 +21,7 @@ from models.density_fields.likelihood import recommended_bound
 from models.density_fields.model import make_noisy_model
 from models.density_fields.prior import NAME, SIMULATIONS, scale_of
 from models.density_fields.sets import FIDUCIAL
-from validation.density_fields import NUM_TIMES, TEMPERED_TWIN, held_out, surrogate
+from validation.density_fields import NUM_TIMES, TEMPERED_TWIN, by_recommended, held_out
 from validation.field_posteriors import SURROGATE, Judged, by_surrogate, calibration_figures, posteriors
 from validation.figures import RESULTS, Figure
 
@@ -41,10 +41,10 @@ def several_fields(prior: bd.DiffusionModel, folder: Path) -> list[Figure]:
     maps = scale_of(prior).field(load_maps(SIMULATIONS, "CV").surface_density)
     fields = np.asarray(maps)[::MAPS_PER_SIMULATION, None][: NUM_GROUPS * GROUP]
     truths = np.tile(list(FIDUCIAL.values()), (len(fields), 1))
-    estimate = surrogate(prior, recommended_bound(prior, NUM_TIMES))
+    estimate = by_recommended(prior)
     single = posteriors(folder, "single", estimate, fields, truths)
     groups = fields.reshape(NUM_GROUPS, GROUP, *fields.shape[1:])
-    estimate = surrogate(prior, recommended_bound(prior, NUM_TIMES))
+    estimate = by_recommended(prior)
     joint = posteriors(folder, "joint", estimate, groups, truths[:NUM_GROUPS])
     figures = calibration_figures("one field", single, truths, NAMES)
     figures += calibration_figures(f"{GROUP} fields", joint, truths[:NUM_GROUPS], NAMES)
