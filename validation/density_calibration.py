@@ -35,7 +35,7 @@ from validation.figures import RESULTS, Figure
 from validation.ranked import quantity_figures
 
 NAMES = tuple(PARAMETER_BOUNDS)
-NUM, NUM_OTHERS, KEY = 300, 20, 31
+NUM, NUM_OTHERS, KEY = 120, 20, 31
 NUM_TIMES_PLAIN, NUM_FIRST, NUM_SAMPLED, NUM_TIMESTEPS = 24, 20, 64, 1000
 FIRST_TERMS_TWIN = 0.1
 PUBLISHED_POINTS = 50
