@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import bayesdiff as bd
 from bayesdiff.calibration import Sbc, tarp
 from bayesdiff.diffusion.densities import LogDensity, Twin
 from bayesdiff.diffusion.discrete_bound import DiscreteBound, term_importance
 from bayesdiff.windows import LabelledFields
+from inference.density_estimators import FIRST_TERMS, NUM_TIMESTEPS, PUBLISHED_POINTS
 from models.density_fields.baselines import one_map_each
 from models.density_fields.data import PARAMETER_BOUNDS
 from models.density_fields.likelihood import plain_bound, recommended_bound
@@ -36,9 +35,8 @@ from validation.ranked import quantity_figures
 
 NAMES = tuple(PARAMETER_BOUNDS)
 NUM, NUM_OTHERS, KEY = 120, 20, 31
-NUM_TIMES_PLAIN, NUM_FIRST, NUM_SAMPLED, NUM_TIMESTEPS = 24, 20, 64, 1000
+NUM_TIMES_PLAIN, NUM_SAMPLED = 24, 64
 FIRST_TERMS_TWIN = 0.1
-PUBLISHED_POINTS = 50
 
 
 class Estimator(NamedTuple):
@@ -61,7 +59,6 @@ def run(folder: Path = RESULTS / "density_calibration") -> list[Figure]:
     figures = []
     for name, estimator in estimators(prior, held_out).items():
         figures += of_study(name, calibrate(name, estimator, held_out, folder / name.replace(" ", "_")))
-    print_summary(figures)
     return figures
 
 
@@ -73,7 +70,7 @@ def estimators(prior: bd.DiffusionModel, held_out: LabelledFields) -> dict[str, 
         "Gaussian twin": interpolated(prior, Twin(jnp.zeros(1))),
         "bound, exponent 1": interpolated(prior, plain_bound(prior, NUM_TIMES_PLAIN)),
         "L_0 alone": Estimator(make_model(prior, DiscreteBound(NUM_TIMESTEPS, 1)), zero),
-        f"first {NUM_FIRST} terms": interpolated(prior, DiscreteBound(NUM_TIMESTEPS, NUM_FIRST), FIRST_TERMS_TWIN),
+        f"first {FIRST_TERMS} terms": interpolated(prior, DiscreteBound(NUM_TIMESTEPS, FIRST_TERMS), FIRST_TERMS_TWIN),
         "probability flow": interpolated(prior, bd.ProbabilityFlow(num_steps=16, num_probes=2)),
         "all terms": interpolated(prior, every_term(prior, held_out)),
     }
@@ -132,12 +129,3 @@ def of_study(name: str, study: Sbc) -> list[Figure]:
         figures.append(Figure(f"{name}: {parameter}: median standard deviation", float(np.nanmedian(sd))))
         figures.append(Figure(f"{name}: {parameter}: rms error of the mean", float(np.sqrt(np.nanmean(error**2)))))
     return [*figures, Figure(f"{name}: TARP area", joint.area)]
-
-
-def print_summary(figures: list[Figure]) -> None:
-    """One line per estimator and figure."""
-    table = Table("estimator", "figure", "value")
-    for figure in figures:
-        name, _, quantity = figure.name.partition(": ")
-        table.add_row(name, quantity, figure.value if isinstance(figure.value, str) else f"{figure.value:.3f}")
-    Console(width=130).print(table)

@@ -3,7 +3,8 @@
 The first tests the machinery and the denoiser together: the reverse process that draws fields from the prior, the bound
 on its density that the level is inferred by, and the reverse process from an observation. It must pass. The second
 tests the prior: the windows are those of the held-out rows. Where it misses, the coverage of Fourier bands says at
-which scales.
+which scales. The flow of a denoiser that is learned has a law of its own: what the reverse process makes of fields that
+the flow drew, their noise level known, is shown as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.table import Table
 
 import bayesdiff as bd
 from bayesdiff.calibration import FieldChecks, Sbc, check_fields, tarp
-from bayesdiff.diffusion.samplers import ancestral_draw
+from bayesdiff.diffusion.samplers import ancestral_draw, draw_prior
 from bayesdiff.sampling.target import build_target
 from models.denoising.data import load_dust
 from models.denoising.model import NOISE_BOUNDS, make_model
@@ -35,7 +36,8 @@ KEY = 29
 SURROGATE = bd.MarginalSurrogate(
     bd.Elbo(num_times=32, num_noise=1), num_design=8, num_test=10, min_bulk=8, steps_per_draw=2
 )
-OWN, HELD_OUT = "own draws", "held-out dust"
+RELAXED, RELAXED_STEPS = 0.1, 8
+OWN, HELD_OUT, FLOW = "own draws", "held-out dust", "draws of the flow, known level"
 
 
 def run(folder: Path = RESULTS / "prior_calibration") -> list[Figure]:
@@ -47,7 +49,7 @@ def run(folder: Path = RESULTS / "prior_calibration") -> list[Figure]:
     for name, draw in dust.items():
         study, fields = calibrate(prior, partial(simulate, draw), folder / name.replace(" ", "_"), name)
         figures += [*of_study(name, study), *of_fields(name, fields)]
-    return figures
+    return figures + of_fields(FLOW, known_level(prior, partial(flow_field, prior)))
 
 
 def calibrate(prior: bd.DiffusionModel, simulator: Callable, folder: Path, name: str) -> tuple[Sbc, FieldChecks]:
@@ -90,6 +92,34 @@ def simulate(dust: Callable[[jax.Array], jax.Array], key: jax.Array) -> dict[str
 def prior_field(prior: bd.DiffusionModel, key: jax.Array) -> jax.Array:
     """A draw of the prior by the reverse process."""
     return ancestral_draw(key, prior, prior.context_array(None))
+
+
+def flow_field(prior: bd.DiffusionModel, key: jax.Array) -> jax.Array:
+    """A draw of the prior by the flow, then out of a little noise by the reverse process.
+
+    The flow ends at the lowest noise level of the schedule and leaves a texture of that size, which at small noise
+    levels of an observation counts; the reverse process does not leave it.
+    """
+    key_flow, key_noise, key_relaxed = jax.random.split(key, 3)
+    x = draw_prior(key_flow, prior, prior.context_array(None))
+    noisy = x + RELAXED * jax.random.normal(key_noise, x.shape)
+    return bd.NoisyDiffusion(prior, RELAXED).sample_latent(key_relaxed, noisy, RELAXED_STEPS)
+
+
+def known_level(prior: bd.DiffusionModel, dust: Callable[[jax.Array], jax.Array]) -> FieldChecks:
+    """Checks of fields drawn where the noise level is known."""
+
+    @jax.jit
+    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key_simulation, key_draws = jax.random.split(key)
+        simulated = simulate(dust, key_simulation)
+        noisy = bd.NoisyDiffusion(prior, simulated["noise_level"])
+        draw = lambda key: noisy.sample_latent(key, simulated["y"])  # noqa: E731
+        return simulated["dust"], jax.vmap(draw)(jax.random.split(key_draws, NUM_DRAWS))
+
+    pairs = [jax.device_get(one(key)) for key in jax.random.split(jax.random.key(KEY), NUM_FIELDS)]
+    truth, draws = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+    return check_fields(truth, draws, edges=BAND_EDGES, levels=LEVELS)
 
 
 def of_study(name: str, study: Sbc) -> list[Figure]:

@@ -136,11 +136,17 @@ def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_ev
 def ancestral_draw(key: jax.Array, model: DiffusionModel, context: jax.Array, num_steps: int = 120) -> jax.Array:
     """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W).
 
-    The flow and the reverse process of a denoiser that is learned have laws that differ a little. This is the one that
-    draws from posteriors have in mind.
+    The flow and the reverse process of a denoiser that is learned have laws that differ a little. Draws from posteriors
+    are those of the reverse process.
+
+    Args:
+        key: random key.
+        model: the diffusion.
+        context: conditioning scalars, (num_context,).
+        num_steps: evaluations of the denoiser.
     """
     key_noise, key = jax.random.split(key)
-    s = model.noise_levels()[-1]
+    s = jnp.asarray(model.noise_levels()[-1])
     noise = filter_field(jax.random.normal(key_noise, model.event_shape), jnp.sqrt(model.noise_power(context)))
     return reverse_sde(key, model, s * noise, s, context, num_steps)
 
