@@ -96,9 +96,15 @@ class WithDraws(NamedTuple):
     share: float = 0.25
 
     def pool(self, key: jax.Array, num: int) -> WindowPool:
-        """Windows of one training step."""
+        """Windows of one training step.
+
+        Raises:
+            ValueError: the pool would have no windows of the maps, or none of the draws.
+        """
         key_maps, key_draws = jax.random.split(key)
         own = round(num * self.share)
+        if not 0 < own < num:
+            raise ValueError(f"share must leave maps and draws in a pool of {num}, got {self.share:g}")
         pools = (self.maps.pool(key_maps, num - own), self.draws.pool(key_draws, own))
         shares = ((num - own) / num, own / num)
         return WindowPool(

@@ -83,3 +83,10 @@ def test_a_share_of_a_pool_are_draws(share: float):
     assert own.sum() == POOL * share
     np.testing.assert_allclose([pool.probability.sum(), pool.probability[own].sum()], [1.0, share], rtol=1e-5)
     np.testing.assert_allclose(pool.modes, np.fft.fft2(pool.fields, norm="ortho"), atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_pool_without_maps_or_without_draws_is_refused(share: float):
+    maps = MapWindows(jnp.ones((1, 1, SIZE, SIZE)), SIZE)
+    with pytest.raises(ValueError, match="share must leave maps and draws"):
+        WithDraws(maps, maps, share).pool(jax.random.key(0), POOL)
