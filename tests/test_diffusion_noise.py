@@ -41,6 +41,18 @@ def test_log_density_is_that_of_the_dense_covariance(shape):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mean", [1.3, np.linspace(0.0, 2.0, 24).reshape(2, 4, 3)])
+def test_log_density_about_a_mean_and_its_gradient_are_those_of_the_difference(mean):
+    field, power = (jnp.asarray(x) for x in (np.random.default_rng(5).normal(size=(2, 4, 3)), even_power(2, (2, 4, 3))))
+    value, slope = jax.value_and_grad(lambda mean: gaussian_log_density(field, power, mean))(jnp.asarray(mean))
+    expected, expected_slope = jax.value_and_grad(lambda mean: gaussian_log_density(field - mean, power))(
+        jnp.asarray(mean)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
 def test_filter_is_the_matrix_root():
     power = even_power(4, (4, 6))
     white = np.random.default_rng(5).normal(size=(1, 4, 6))

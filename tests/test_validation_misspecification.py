@@ -68,7 +68,10 @@ def test_patches_of_curved_skies_are_in_the_unit_of_the_model(tmp_path, monkeypa
 
 def test_red_noise_has_the_level_of_white_noise_and_more_power_at_large_scales():
     keys = jax.random.split(jax.random.key(3), 64)
-    simulated = jax.vmap(partial(reddened, lambda key: jnp.zeros((1, 64, 64))))(keys)
+    white = bd.DiffusionModel(
+        bd.GaussianDenoiser(jnp.ones((64, 64))), bd.schedules.Cosine(), bd.WhiteNoise(), (1, 64, 64)
+    )
+    simulated = jax.vmap(partial(reddened, white, lambda key: jnp.zeros((1, 64, 64))))(keys)
     noise = np.asarray(simulated["y"]) / np.asarray(simulated["noise_level"])[:, None, None, None]
     assert noise.std() == pytest.approx(1.0, abs=0.01)
     power = np.asarray(bd.fields.power_spectrum(noise, edges=np.array([0.5, 2.5, 8.0, 32.0])).power)[:, 0].mean(axis=0)

@@ -13,8 +13,10 @@ STUDIES = (
     "twin_calibration_gibbs",
     "prior_calibration",
     "density_calibration",
+    "density_calibration_whole",
     "misspecification",
     "prior_misspecification",
+    "shipped_calibration",
 )
 """Studies that write calibration pages."""
 _NOTE = (

@@ -22,9 +22,10 @@ from models.denoising.data import SIZE
 from models.denoising.model import make_model
 from models.denoising.prior import DUST
 from validation.alarms import look_at_first
+from validation.field_calibration import FIELD, own_field
 from validation.figures import RESULTS, Figure, below
 from validation.misspecification import planck_map, polarisation_maps
-from validation.prior_calibration import KEY, OWN, SURROGATE, prior_field, simulate
+from validation.prior_calibration import KEY, OWN, SURROGATE, simulate
 from validation.ranked import quantity_figures
 
 NUM, NUM_LOOKED, NUM_FIELDS = 50, 40, 39
@@ -43,25 +44,25 @@ def run(folder: Path = RESULTS / "prior_misspecification") -> list[Figure]:
 
 def kinds(prior: bd.DiffusionModel) -> dict[str, Callable[[jax.Array], dict[str, jax.Array]]]:
     """Simulators of every kind of data."""
-    own = partial(prior_field, prior)
+    own = partial(own_field, prior)
     stokes = MapWindows(jnp.asarray(polarisation_maps()), SIZE, periodic=(True, True))
     planck = MapWindows(jnp.asarray(planck_map()), SIZE, periodic=(False, False))
     return {
-        OWN: partial(simulate, own),
-        "dust of MHD Q and U": partial(simulate, stokes.draw),
-        "dust of the Planck sky": partial(simulate, planck.draw),
-        "red noise": partial(reddened, own),
+        OWN: partial(simulate, prior, own),
+        "dust of MHD Q and U": partial(simulate, prior, stokes.draw),
+        "dust of the Planck sky": partial(simulate, prior, planck.draw),
+        "red noise": partial(reddened, prior, own),
     }
 
 
-def reddened(dust: Callable[[jax.Array], jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+def reddened(prior: bd.DiffusionModel, dust: Callable[[jax.Array], jax.Array], key: jax.Array) -> dict[str, jax.Array]:
     """Dust in noise whose power rises as 1 / |k| below the knee, of unit mean over the modes."""
-    simulated = simulate(dust, key)
+    simulated = simulate(prior, dust, key)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE))) * SIZE
     power = 1.0 + KNEE / np.maximum(frequency, 1.0)
     transfer = jnp.asarray(np.sqrt(power / power.mean()), jnp.float32)
-    noise = jnp.fft.ifft2(jnp.fft.fft2(simulated["y"] - simulated["dust"]) * transfer).real
-    return simulated | {"y": simulated["dust"] + noise}
+    noise = jnp.fft.ifft2(jnp.fft.fft2(simulated["y"] - simulated[FIELD]) * transfer).real
+    return simulated | {"y": simulated[FIELD] + noise}
 
 
 def judged(name: str, prior: bd.DiffusionModel, simulator: Callable, folder: Path) -> list[Figure]:

@@ -98,7 +98,7 @@ class GaussianDenoiser:
 
     def log_density(self, y: jax.Array, s: jax.Array, noise_power: jax.Array) -> jax.Array:
         """Density log N(y; mu, P + s^2 S), the closed-form marginal likelihood of the twin."""
-        return gaussian_log_density(y - self.mean, self.levels(s, noise_power).total)
+        return gaussian_log_density(y, self.levels(s, noise_power).total, self.mean)
 
     def tree_flatten(self):
         """Both fields are arrays."""

@@ -7,6 +7,7 @@ powers of such components so that the sum can be taken apart again (a Wiener dra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Protocol
@@ -128,12 +129,23 @@ def colour(white: jax.Array, power: jax.Array) -> jax.Array:
     return filter_field(white, jnp.sqrt(power))
 
 
-def gaussian_log_density(field: jax.Array, power: jax.Array) -> jax.Array:
-    """Density log N(field; 0, Sigma) for Sigma of the given power, summed over the last three axes."""
-    width = field.shape[-1]
+def gaussian_log_density(field: jax.Array, power: jax.Array, mean: jax.Array | float | None = None) -> jax.Array:
+    """Density log N(field; mean, Sigma) for Sigma of the given power, summed over the last three axes.
+
+    A mean that is one number only moves the mode k = 0: the transform of the field does not depend on it, and a loop
+    over means has it once.
+    """
+    height, width = field.shape[-2:]
     half = width // 2 + 1
     power = jnp.broadcast_to(power, field.shape[-3:])[..., :half]
-    modes = jnp.fft.rfft2(field, norm="ortho")
+    if mean is None:
+        modes = jnp.fft.rfft2(field, norm="ortho")
+    elif jnp.ndim(mean) == 0:
+        average = jnp.mean(field, axis=(-2, -1), keepdims=True)
+        modes = jnp.fft.rfft2(field - average, norm="ortho")
+        modes = modes.at[..., 0, 0].set((average[..., 0, 0] - mean) * math.sqrt(height * width))
+    else:
+        modes = jnp.fft.rfft2(field - mean, norm="ortho")
     # The modes k and -k of a real field are equal, so half of the plane is enough; its edges stand for themselves.
     weight = np.full(half, 2.0)
     weight[0] = 1.0

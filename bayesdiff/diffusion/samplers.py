@@ -63,7 +63,8 @@ def reverse_sde(
         s: its noise level, a scalar.
         context: conditioning scalars, (num_context,).
         num_steps: evaluations of the denoiser.
-        last: noise level of the last evaluation; below it x is drawn in one step.
+        last: noise level of the last evaluation, or the schedule's lowest if that is higher; below it x is drawn in one
+            step.
 
     Returns:
         One draw, (C, H, W).
@@ -137,7 +138,8 @@ def ancestral_draw(key: jax.Array, model: DiffusionModel, context: jax.Array, nu
     """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W).
 
     The flow and the reverse process of a denoiser that is learned have laws that differ a little. Draws from posteriors
-    are those of the reverse process.
+    are those of the reverse process. It goes to the schedule's lowest noise level, below which nothing is known: a draw
+    that ends above it has a Gaussian texture there, which an observation at a small noise level shows.
 
     Args:
         key: random key.
@@ -148,7 +150,7 @@ def ancestral_draw(key: jax.Array, model: DiffusionModel, context: jax.Array, nu
     key_noise, key = jax.random.split(key)
     s = jnp.asarray(model.noise_levels()[-1])
     noise = filter_field(jax.random.normal(key_noise, model.event_shape), jnp.sqrt(model.noise_power(context)))
-    return reverse_sde(key, model, s * noise, s, context, num_steps)
+    return reverse_sde(key, model, s * noise, s, context, num_steps, last=0.0)
 
 
 def _gain(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:

@@ -1,0 +1,132 @@
+"""Calibration of a model of one noisy field: ranks of its parameters, checks of its fields, and their page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import bayesdiff as bd
+from bayesdiff.calibration import FieldChecks, Sbc, check_fields, tarp
+from bayesdiff.diffusion.noise import colour
+from bayesdiff.diffusion.samplers import ancestral_draw
+from bayesdiff.sampling.target import build_target
+from models.draws import BAND_EDGES
+from validation.alarms import look
+from validation.figures import Figure, above, below
+from validation.ranked import LEVELS, quantity_figures
+
+NUM_DRAWS = 39
+FIELD = "field"
+"""Site of the true field in what a simulator returns."""
+
+
+class Campaign(NamedTuple):
+    """What is calibrated, and at what length.
+
+    Attributes:
+        key: seed of every random number.
+        model: NumPyro model whose observed site is ``y`` and that integrates a field out.
+        algorithm: of its posterior.
+        simulator: key -> its parameters, ``y`` and `FIELD`.
+        latent: name of the field's draws.
+        num: simulations.
+        num_fields: of them whose fields are drawn.
+        title: of the page.
+        about: a note on it.
+    """
+
+    key: int
+    model: Callable[..., Any]
+    algorithm: Any
+    simulator: Callable[[jax.Array], dict[str, jax.Array]]
+    latent: str
+    num: int
+    num_fields: int
+    title: str
+    about: str
+
+
+def calibrate(campaign: Campaign, folder: Path) -> tuple[Sbc, FieldChecks]:
+    """The study, the checks of the fields of its first simulations, and their page. Both continue where they were."""
+    key, model, simulator = jax.random.key(campaign.key), campaign.model, campaign.simulator
+    study = bd.calibration.sbc(
+        key,
+        model,
+        algorithm=campaign.algorithm,
+        num_simulations=campaign.num,
+        simulator=simulator,
+        store=folder / "study.sbc",
+    )
+    numbers = np.arange(campaign.num_fields)
+    truth, observation = bd.calibration.simulations(key, model, numbers, simulator=simulator)
+    target = build_target(key, model, (observation["y"][0],))
+    draws = []
+    for number in numbers:
+        path = folder / "fields" / f"{number:03d}.npy"
+        if not path.exists():
+            posterior = dict(zip(study.names, study.draws[number].T, strict=True))
+            key_look = jax.random.fold_in(key, number)
+            looked = look(key_look, target, observation["y"][number], posterior, campaign.latent, NUM_DRAWS, 0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial_path = path.with_suffix(".partial.npy")
+            np.save(partial_path, looked.fields)
+            partial_path.rename(path)
+        draws.append(np.load(path))
+    fields = check_fields(truth[FIELD], np.stack(draws), edges=BAND_EDGES, levels=LEVELS)
+    bd.reporting.write_calibration_report(study, folder, title=campaign.title, notes=(campaign.about,), fields=fields)
+    return study, fields
+
+
+def observe(
+    key: jax.Array, prior: bd.DiffusionModel, x: jax.Array, level: jax.Array, context: jax.Array
+) -> dict[str, jax.Array]:
+    """A field in the noise of its prior at a level."""
+    noise = colour(jax.random.normal(key, x.shape), prior.noise_power(context))
+    return {FIELD: x, "y": x + level * noise}
+
+
+def own_field(prior: bd.DiffusionModel, key: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    """A draw of the prior by the reverse process."""
+    return ancestral_draw(key, prior, prior.context_array(None) if context is None else context)
+
+
+def of_study(name: str, study: Sbc, required: bool) -> list[Figure]:
+    """Figures of the parameters; with ``required`` the ranks must pass and next to none may fail."""
+    joint = tarp(study.truth[study.ranked], study.draws[study.ranked])
+    smallest, failed = float(study.tests.adjusted.min()), len(study.failed) / study.num_simulations
+    label = f"{name}: smallest adjusted p-value of the ranks, {study.num_simulations} simulations"
+    label_failed = f"{name}: part of the simulations that failed"
+    return [
+        above(label, smallest, 0.01) if required else Figure(label, smallest),
+        below(label_failed, failed, 0.05) if required else Figure(label_failed, failed),
+        *quantity_figures(name, study),
+        Figure(f"{name}: TARP area of the parameters", joint.area),
+    ]
+
+
+def of_fields(name: str, fields: FieldChecks, required: bool) -> list[Figure]:
+    """Figures of the fields, and their coverage in every band; with ``required`` every check must pass."""
+    observed, spread = fields.bands.coverage.observed, fields.bands.spread.z
+    for channel, (shares, z) in enumerate(zip(observed, spread, strict=True)):
+        title = f"{name}: coverage of modes" + (f", channel {channel}" if len(observed) > 1 else "")
+        table = Table("|k|", *(f"{level:.0%}" for level in LEVELS), "spread [s.e.]", title=title)
+        for k, share, band in zip(fields.bands.centers, shares, z, strict=True):
+            table.add_row(f"{k:.1f}", *(f"{x:.3f}" for x in share), f"{band:+.1f}")
+        Console(width=100).print(table)
+    print(fields.verdict())
+    figures = []
+    for check, p in fields.p_values().items():
+        label = f"{name}: {check} of {fields.num_simulations} fields: p-value"
+        figures.append(above(label, p, 0.01 / len(fields.p_values())) if required else Figure(label, p))
+    for i, level in enumerate(LEVELS):
+        channel, band = np.unravel_index(np.argmax(np.abs(observed[..., i] - level)), observed.shape[:2])
+        label = f"{name}: {level:.0%} coverage of modes: the band farthest from it"
+        value = f"{observed[channel, band, i]:.3f} at |k| of {fields.bands.centers[band]:.1f}"
+        figures.append(Figure(label, value))
+    return [*figures, Figure(f"{name}: TARP area of fields", fields.tarp.area)]
