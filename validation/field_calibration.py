@@ -106,8 +106,20 @@ def of_study(name: str, study: Sbc, required: bool) -> list[Figure]:
         above(label, smallest, 0.01) if required else Figure(label, smallest),
         below(label_failed, failed, 0.05) if required else Figure(label_failed, failed),
         *quantity_figures(name, study),
+        *quarter_figures(name, study),
         Figure(f"{name}: TARP area of the parameters", joint.area),
     ]
+
+
+def quarter_figures(name: str, study: Sbc) -> list[Figure]:
+    """Mean z of the simulations whose truth is among the lowest and the highest quarter: errors that cancel elsewhere."""
+    figures = []
+    for i, parameter in enumerate(study.names):
+        truth, z = study.truth[:, i], study.z[:, i]
+        low, high = np.quantile(truth, (0.25, 0.75))
+        for side, some in (("lowest", truth <= low), ("highest", truth >= high)):
+            figures.append(Figure(f"{name}: {parameter}: mean z, {side} quarter", float(np.nanmean(z[some]))))
+    return figures
 
 
 def of_fields(name: str, fields: FieldChecks, required: bool) -> list[Figure]:

@@ -92,7 +92,7 @@ def rows_of(study: str, figures: list[Figure]) -> list[str]:
     for figure in figures:
         if figure.detail:
             continue
-        value = figure.value if isinstance(figure.value, str) else f"{figure.value:.4g}"
+        value = figure.value.replace("|", "\\|") if isinstance(figure.value, str) else f"{figure.value:.4g}"
         name = figure.name.replace("|", "\\|")
         mark = {True: "met", False: "**missed**", None: ""}[figure.met]
         rows.append(f"| {study} | {name} | {value} | {figure.requirement} | {mark} |")
