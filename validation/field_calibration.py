@@ -112,7 +112,7 @@ def of_study(name: str, study: Sbc, required: bool) -> list[Figure]:
 
 
 def quarter_figures(name: str, study: Sbc) -> list[Figure]:
-    """Mean z of the simulations whose truth is among the lowest and the highest quarter: errors that cancel elsewhere."""
+    """Mean z where the truth is in its lowest and in its highest quarter: errors that cancel in the mean of all."""
     figures = []
     for i, parameter in enumerate(study.names):
         truth, z = study.truth[:, i], study.z[:, i]
