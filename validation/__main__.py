@@ -28,7 +28,7 @@ STUDIES = {
     "known_answer": ("known_answer", "run", "a trained conditional prior whose posterior is known, by every estimator"),
     "density_fields": ("density_fields", "run", "cosmology from dark-matter fields of 150 held-out simulations"),
     "density_calibration": ("density_calibration", "run", "calibration of the likelihoods of a dark-matter field"),
-    "density_calibration_whole": ("density_calibration", "whole", "the same of those by the whole bound or the flow"),
+    "density_calibration_others": ("density_calibration", "others", "the same of L_0, plain bound, flow, all terms"),
     "density_joint": ("density_joint", "run", "several dark-matter fields of one cosmology; one in unknown noise"),
     "density_engines": ("density_fields", "engines", "grid, HMC and NUTS on one bound of a dark-matter field"),
     "density_cost": ("density_fields", "cost", "what the posterior of one dark-matter field costs"),

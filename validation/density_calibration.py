@@ -2,9 +2,9 @@
 
 Maps of simulations that the prior has not seen, at random and in random orientations. Parameters of the simulations
 are spread evenly over the box that is the prior of the model, so that ranks of the truths are uniform for an estimator
-that is right. Besides the recommended one these are the twin, and of the literature the first terms of the discrete
-bound, and L_0 alone on the published grid; in a study of their own, for they cost hours, the whole densities: the bound
-as it is, the flow, and all terms of the discrete bound. There is a page for each.
+that is right. Besides the recommended one these are the twin, the bound as it is, the flow, and those of the
+literature: all terms of the discrete bound, the first ones, and L_0 alone on the published grid. There is a page for
+each. They are two studies, for each takes hours.
 """
 
 from __future__ import annotations
@@ -52,35 +52,28 @@ class Estimator(NamedTuple):
 
 
 def run(folder: Path = RESULTS / "density_calibration") -> list[Figure]:
-    """Ranks, coverage and errors of the recommended estimator and of those that ask little of the network."""
+    """Ranks, coverage and errors of the recommended estimator, of the twin, and of the first terms."""
     prior = bd.load_pretrained(NAME)
-    zero = bd.Grid(dict.fromkeys(NAMES, PUBLISHED_POINTS), batch_size=PUBLISHED_POINTS)
-    return judge(
-        {
-            "recommended": interpolated(prior, recommended_bound(prior, NUM_TIMES), TEMPERED_TWIN),
-            "Gaussian twin": interpolated(prior, Twin(jnp.zeros(1))),
-            "L_0 alone": Estimator(make_model(prior, DiscreteBound(NUM_TIMESTEPS, 1)), zero),
-            f"first {FIRST_TERMS} terms": interpolated(
-                prior, DiscreteBound(NUM_TIMESTEPS, FIRST_TERMS), FIRST_TERMS_TWIN
-            ),
-        },
-        load_fields().held_out,
-        folder,
-    )
+    first = DiscreteBound(NUM_TIMESTEPS, FIRST_TERMS)
+    estimators = {
+        "recommended": interpolated(prior, recommended_bound(prior, NUM_TIMES), TEMPERED_TWIN),
+        "Gaussian twin": interpolated(prior, Twin(jnp.zeros(1))),
+        f"first {FIRST_TERMS} terms": interpolated(prior, first, FIRST_TERMS_TWIN),
+    }
+    return judge(estimators, load_fields().held_out, folder)
 
 
-def whole(folder: Path = RESULTS / "density_calibration_whole") -> list[Figure]:
-    """The same of the estimators of the whole density."""
+def others(folder: Path = RESULTS / "density_calibration_others") -> list[Figure]:
+    """The same of L_0 and of the estimators of the whole density."""
     prior, held_out = bd.load_pretrained(NAME), load_fields().held_out
-    return judge(
-        {
-            "bound, exponent 1": interpolated(prior, plain_bound(prior, NUM_TIMES_PLAIN)),
-            "probability flow": interpolated(prior, bd.ProbabilityFlow(num_steps=16, num_probes=2)),
-            "all terms": interpolated(prior, every_term(prior, held_out)),
-        },
-        held_out,
-        folder,
-    )
+    zero = bd.Grid(dict.fromkeys(NAMES, PUBLISHED_POINTS), batch_size=PUBLISHED_POINTS)
+    estimators = {
+        "L_0 alone": Estimator(make_model(prior, DiscreteBound(NUM_TIMESTEPS, 1)), zero),
+        "bound, exponent 1": interpolated(prior, plain_bound(prior, NUM_TIMES_PLAIN)),
+        "probability flow": interpolated(prior, bd.ProbabilityFlow(num_steps=16, num_probes=2)),
+        "all terms": interpolated(prior, every_term(prior, held_out)),
+    }
+    return judge(estimators, held_out, folder)
 
 
 def judge(estimators: dict[str, Estimator], held_out: LabelledFields, folder: Path) -> list[Figure]:

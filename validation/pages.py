@@ -13,7 +13,7 @@ STUDIES = (
     "twin_calibration_gibbs",
     "prior_calibration",
     "density_calibration",
-    "density_calibration_whole",
+    "density_calibration_others",
     "misspecification",
     "prior_misspecification",
     "shipped_calibration",
