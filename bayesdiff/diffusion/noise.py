@@ -141,6 +141,7 @@ def gaussian_log_density(field: jax.Array, power: jax.Array, mean: jax.Array | f
     if mean is None:
         modes = jnp.fft.rfft2(field, norm="ortho")
     elif jnp.ndim(mean) == 0:
+        field = field.astype(jnp.result_type(field, mean))
         average = jnp.mean(field, axis=(-2, -1), keepdims=True)
         modes = jnp.fft.rfft2(field - average, norm="ortho")
         modes = modes.at[..., 0, 0].set((average[..., 0, 0] - mean) * math.sqrt(height * width))

@@ -150,7 +150,7 @@ def ancestral_draw(key: jax.Array, model: DiffusionModel, context: jax.Array, nu
     key_noise, key = jax.random.split(key)
     s = jnp.asarray(model.noise_levels()[-1])
     noise = filter_field(jax.random.normal(key_noise, model.event_shape), jnp.sqrt(model.noise_power(context)))
-    return reverse_sde(key, model, s * noise, s, context, num_steps, last=0.0)
+    return reverse_sde(key, model, s * noise, s, context, num_steps, LOWEST_NOISE_LEVEL)
 
 
 def _gain(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
