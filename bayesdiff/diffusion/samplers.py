@@ -134,7 +134,13 @@ def draw_prior(key: jax.Array, model: DiffusionModel, context: jax.Array, num_ev
     return carry(model, jax.random.normal(key, model.event_shape), context, num_evaluations)
 
 
-def ancestral_draw(key: jax.Array, model: DiffusionModel, context: jax.Array, num_steps: int = 120) -> jax.Array:
+def ancestral_draw(
+    key: jax.Array,
+    model: DiffusionModel,
+    context: jax.Array,
+    num_steps: int = 120,
+    last: float = LOWEST_NOISE_LEVEL,
+) -> jax.Array:
     """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W).
 
     The flow and the reverse process of a denoiser that is learned have laws that differ a little. Draws from posteriors
@@ -146,11 +152,12 @@ def ancestral_draw(key: jax.Array, model: DiffusionModel, context: jax.Array, nu
         model: the diffusion.
         context: conditioning scalars, (num_context,).
         num_steps: evaluations of the denoiser.
+        last: as of :func:`reverse_sde`.
     """
     key_noise, key = jax.random.split(key)
     s = jnp.asarray(model.noise_levels()[-1])
     noise = filter_field(jax.random.normal(key_noise, model.event_shape), jnp.sqrt(model.noise_power(context)))
-    return reverse_sde(key, model, s * noise, s, context, num_steps, LOWEST_NOISE_LEVEL)
+    return reverse_sde(key, model, s * noise, s, context, num_steps, last)
 
 
 def _gain(model: DiffusionModel, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:

@@ -30,7 +30,7 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
 from bayesdiff.diffusion.noise import WhiteNoise
-from bayesdiff.diffusion.samplers import ancestral_draw, draw_prior
+from bayesdiff.diffusion.samplers import LAST_NOISE_LEVEL, ancestral_draw, draw_prior
 from bayesdiff.diffusion.schedules import Cosine
 from bayesdiff.networks.spectral_mixture import fit_spectral_mixture
 from bayesdiff.networks.unet import UNetConfig
@@ -174,7 +174,8 @@ def draw_windows(denoiser: WienerDenoiser, ancestral: bool) -> MapWindows:
     """Draws of the prior as it is, as training maps."""
     model = make_prior(denoiser)
     context = model.context_array(None)
-    draw_one = partial(ancestral_draw, num_steps=NUM_STEPS) if ancestral else draw_prior
+    # What ships was trained on draws that end there.
+    draw_one = partial(ancestral_draw, num_steps=NUM_STEPS, last=LAST_NOISE_LEVEL) if ancestral else draw_prior
     draw = jax.jit(jax.vmap(lambda key: draw_one(key, model, context)))
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(KEY), i), CHUNK) for i in range(NUM_DRAWS // CHUNK)]
     return MapWindows(jnp.concatenate([draw(some) for some in keys]), SIZE, (False, False))
