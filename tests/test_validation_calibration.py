@@ -58,7 +58,7 @@ def test_a_campaign_on_an_exact_prior_passes_and_continues(tmp_path: Path) -> No
     for required in (True, False):
         figures = [*of_study("exact", study, required), *of_fields("exact", fields, required)]
         judged = [figure for figure in figures if figure.met is not None]
-        assert len(judged) == (2 + len(fields.p_values()) if required else 0)
+        assert len(judged) == (3 + len(fields.p_values()) if required else 0)
         assert [figure for figure in judged if not figure.met] == []
         assert "20 simulations" in figures[0].name
     assert (tmp_path / "report.html").exists()

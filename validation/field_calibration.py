@@ -97,16 +97,18 @@ def own_field(prior: bd.DiffusionModel, key: jax.Array, context: jax.Array | Non
 
 
 def of_study(name: str, study: Sbc, required: bool) -> list[Figure]:
-    """Figures of the parameters; with ``required`` the ranks must pass and next to none may fail."""
+    """Figures of the parameters; with ``required`` ranks and TARP must pass and next to none may fail."""
     joint = tarp(study.truth[study.ranked], study.draws[study.ranked])
     smallest, failed = float(study.tests.adjusted.min()), len(study.failed) / study.num_simulations
     label = f"{name}: smallest adjusted p-value of the ranks, {study.num_simulations} simulations"
     label_failed = f"{name}: part of the simulations that failed"
+    label_tarp = f"{name}: TARP of the parameters: p-value"
     return [
         above(label, smallest, 0.01) if required else Figure(label, smallest),
         below(label_failed, failed, 0.05) if required else Figure(label_failed, failed),
         *quantity_figures(name, study),
         *quarter_figures(name, study),
+        above(label_tarp, joint.adjusted, 0.01) if required else Figure(label_tarp, joint.adjusted),
         Figure(f"{name}: TARP area of the parameters", joint.area),
     ]
 

@@ -52,6 +52,11 @@ class Tarp(NamedTuple):
     ranks: np.ndarray
     num_draws: int
 
+    @property
+    def adjusted(self) -> float:
+        """The smaller of the two p-values, corrected for there being two."""
+        return min(1.0, 2.0 * min(self.p_value, self.area_p_value))
+
 
 def tarp(
     truth: ArrayLike,

@@ -121,6 +121,7 @@ def field_bands_figure(checks: FieldChecks) -> Figure:
             )
         axes.set(xscale="log", ylim=(-reach, reach))
         axes.set_xticks(bands.centers, [f"{k:.3g}" for k in bands.centers])
+        axes.tick_params(axis="x", rotation=90)
         axes.minorticks_off()
         if len(panels) > 1:
             axes.set_title(f"channel {channel}")
