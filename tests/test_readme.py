@@ -1,4 +1,4 @@
-"""The README: its code uses names that exist, its commands are there, the models it loads ship."""
+"""The READMEs: their code uses names that exist, their commands and studies are there, the models they load ship."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from typer.main import get_command
 
 import bayesdiff as bd
+from validation.__main__ import STUDIES
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = "\n".join((ROOT / name).read_text() for name in ("README.md", "validation/README.md"))
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = sorted(set(re.findall(r"python -m (inference|models|validation) ([a-z_]+)", README)))
 ARGUMENTS = sorted(set(re.findall(r"python -m models train ([a-z_]+)", README)))
@@ -53,6 +55,13 @@ def test_recipes_are_there() -> None:
     recipes = [recipe.value for recipe in import_module("models.__main__").Recipe]
     assert ARGUMENTS
     assert set(ARGUMENTS) <= set(recipes)
+
+
+def test_studies_are_there() -> None:
+    named = re.findall(r"\(stud(?:y|ies) ([^;)]*)", README)
+    studies = {name for text in named for name in re.findall(r"`([a-z_]+)`", text)}
+    assert len(studies) >= 10
+    assert studies <= set(STUDIES)
 
 
 def test_there_is_something_to_check() -> None:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from validation.campaigns import sbc
-from validation.figures import RESULTS, Figure, markdown, overview, report, rows_in, rows_of, show, stored
+from validation.figures import RESULTS, Figure, report, show, stored
+from validation.readme import FIGURES, PROJECT, write
 
 # Studies are imported when they are run: some need packages and data that others do not.
 STUDIES = {
@@ -114,23 +115,16 @@ def pages(
 
 @app.command()
 def readme(
-    path: Annotated[Path, typer.Argument(help="File with two comments around the table.")] = Path("README.md"),
+    project: Annotated[Path, typer.Option(help="File for the overview and the published systems.")] = PROJECT,
+    figures: Annotated[Path, typer.Option(help="File for every row.")] = FIGURES,
     folder: Annotated[Path, typer.Option(help="Where figures are stored.")] = RESULTS,
 ) -> None:
-    """Write the stored figures into the README; the rows of studies that have none stay as they are."""
-    begin, end = "<!-- figures -->", "<!-- end of figures -->"
-    text = path.read_text()
-    if begin not in text or end not in text:
-        typer.echo(f"{path} has no {begin} ... {end}", err=True)
-        raise typer.Exit(2)
-    head, _, rest = text.partition(begin)
-    table, _, tail = rest.partition(end)
-    rows = {name: rows for name, rows in rows_in(table).items() if name in STUDIES}
-    rows |= {name: rows_of(name, figures) for name in STUDIES if (figures := stored(name, folder)) is not None}
-    ordered = {name: rows[name] for name in STUDIES if name in rows}
-    about = {name: text for name, (_, _, text) in STUDIES.items()}
-    folded = f"<details><summary>Every figure</summary>\n\n{markdown(ordered)}\n\n</details>"
-    path.write_text(f"{head}{begin}\n{overview(ordered, about)}\n\n{folded}\n{end}{tail}")
+    """Write the stored figures into the READMEs; the rows of studies that have none stay as they are."""
+    try:
+        write({name: about for name, (_, _, about) in STUDIES.items()}, folder, project, figures)
+    except (OSError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
 
 
 @app.command()

@@ -7,6 +7,7 @@ printed again without running it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,13 +70,13 @@ def show(study: str, figures: list[Figure]) -> None:
     Console(width=140).print(table)
 
 
-def markdown(studies: dict[str, list[str]]) -> str:
+def markdown(studies: Mapping[str, list[str]]) -> str:
     """The rows of several studies as one Markdown table."""
     head = ["| study | figure | value | required | |", "|---|---|---|---|---|"]
     return "\n".join(head + [row for rows in studies.values() for row in rows])
 
 
-def overview(studies: dict[str, list[str]], about: dict[str, str]) -> str:
+def overview(studies: Mapping[str, list[str]], about: Mapping[str, str]) -> str:
     """How many requirements every study meets, as a Markdown table, with what the study is about."""
     head = ["| study | requirements met | |", "|---|---|---|"]
     rows = []

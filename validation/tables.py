@@ -1,12 +1,15 @@
 """Tables against the literature: figures of the published systems beside ours.
 
 ``python -m validation tables`` prints them. A published figure stands here with its source; ours is looked up among the
-figures of a study, those that were stored last or, where a study was not run here, those in the README. The data are
+figures of a study, those that were stored last or, where a study was not run here, those in ``README.md`` of this
+folder, and ``python -m validation readme`` writes the same table into the project's README. The data are
 never the same, and every table says how they differ.
 """
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from validation.figures import RESULTS, rows_in, stored
+from validation.figures import RESULTS, rows_in, rows_of, stored
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parent / "README.md"
 NOT_DONE = "not done"
 NOT_MEASURED = "not measured"
 
@@ -147,7 +150,7 @@ SYSTEMS = (
     ),
     System(
         "Correlated CIB and tSZ",
-        "Prabhu, Raghunathan & Knox 2025",
+        "Prabhu, Raghunathan & Knox 2025, arXiv:2506.09036",
         "Published: patches of the Agora simulation. Here: an own mock of halos on a correlated density, 64 x 64 "
         "pixels.",
         (
@@ -163,24 +166,43 @@ SYSTEMS = (
 )
 
 
-def ours(entry: Entry, folder: Path = RESULTS, readme: Path = README) -> str:
-    """Our figure for an entry, as it was printed, with its whole name where it says more than the value."""
-    figures = stored(entry.study, folder)
-    if figures is not None:
-        found = [(f.name, f.value if isinstance(f.value, str) else f"{f.value:.3g}") for f in figures]
-    else:
-        cells = [row.replace("\\|", "¦").split("|") for row in rows_in(readme.read_text()).get(entry.study, [])]
-        found = [(row[2].replace("¦", "|").strip(), row[3].strip()) for row in cells]
-    values = [value for name, value in found if name.startswith(entry.figure)]
-    return values[0] if values else NOT_MEASURED
+def ours(entry: Entry, rows: Mapping[str, list[str]]) -> str:
+    """Our figure for an entry, as it was printed; ``rows`` are those of `validation.figures.rows_of`, by study."""
+    for row in rows.get(entry.study, []):
+        _, _, name, value, *_ = (cell.strip() for cell in row.replace("\\|", "¦").split("|"))
+        if name.replace("¦", "|").startswith(entry.figure):
+            return value
+    return NOT_MEASURED
 
 
-def tables(folder: Path = RESULTS, readme: Path = README) -> None:
+def latest(folder: Path, page: Path) -> dict[str, list[str]]:
+    """Rows of every study of the tables: stored in ``folder`` or else in ``page``."""
+    rows = rows_in(page.read_text())
+    for study in {entry.study for system in SYSTEMS for entry in system.entries}:
+        if (figures := stored(study, folder)) is not None:
+            rows[study] = rows_of(study, figures)
+    return rows
+
+
+def published(rows: Mapping[str, list[str]]) -> str:
+    """All systems as one Markdown table, and how their data differ."""
+    lines = ["| system | quantity | published | here | study |", "|---|---|---|---|---|"]
+    for system in SYSTEMS:
+        first = f"{system.title} ({system.source})"
+        for entry in system.entries:
+            quantity = entry.quantity.replace("|", "\\|")
+            lines.append(f"| {first} | {quantity} | {entry.published} | {ours(entry, rows)} | `{entry.study}` |")
+            first = ""
+    texts = (f"* *{system.title}.* {system.difference}" for system in SYSTEMS)
+    return "\n".join([*lines, "", *(textwrap.fill(text, 120, subsequent_indent="  ") for text in texts)])
+
+
+def tables(folder: Path = RESULTS, page: Path = PAGE) -> None:
     """Print a table for each published system."""
-    console = Console(width=140)
+    console, rows = Console(width=140), latest(folder, page)
     for system in SYSTEMS:
         table = Table("quantity", "published", "here", "study", title=f"{system.title} ({system.source})")
         for entry in system.entries:
-            table.add_row(escape(entry.quantity), entry.published, escape(ours(entry, folder, readme)), entry.study)
+            table.add_row(escape(entry.quantity), entry.published, escape(ours(entry, rows)), entry.study)
         console.print(table)
         console.print(system.difference, style="dim")
