@@ -247,25 +247,58 @@ def mock(
 @app.command("agora")
 def agora(
     cib: Annotated[Path, typer.Option(help="HEALPix map of the CIB at 150 GHz.")],
-    tsz: Annotated[Path, typer.Option(help="HEALPix map of Compton y.")],
-    output: Annotated[Path, typer.Option(help="File of patches, for train cib_tsz --maps.")] = Path("build/agora.npz"),
+    tsz: Annotated[Path | None, typer.Option(help="HEALPix map of Compton y, for train cib_tsz.")] = None,
+    cib_95: Annotated[Path | None, typer.Option(help="CIB at 95 GHz, for train cib.")] = None,
+    cib_857: Annotated[Path | None, typer.Option(help="CIB at 857 GHz, for train cib.")] = None,
+    clusters: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of clusters to mask: longitude, latitude [degrees], m500 [solar masses], redshift.",
+            show_default="none are masked",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="File of patches, for train --maps.")] = Path("build/agora.npz"),
     unit: Annotated[str, typer.Option(help="Of the CIB: Jy/sr, MJy/sr, K_CMB or muK_CMB.")] = "Jy/sr",
-    coordinates: Annotated[str, typer.Option(help="Of both maps: C, G or E.")] = "C",
+    coordinates: Annotated[str, typer.Option(help="Of all maps and clusters: C, G or E.")] = "C",
     unsaid: Annotated[
         str | None, typer.Option(help="Coordinates of a map whose header says none.", show_default="refuse it")
     ] = None,
     separation: Annotated[float, typer.Option(min=0.1, help="Between patches [degrees].")] = 2.2,
     latitude: Annotated[float, typer.Option(min=0.0, max=90.0, help="Least distance from the equator [deg].")] = 0.0,
 ) -> None:
-    """Cut flat patches of CIB and tSZ at 150 GHz out of HEALPix maps, such as those of Agora, sources masked."""
-    from models.cib_tsz.agora import cut_patches, patch_centres, read_map, source_mask, write_patches
-    from models.cib_tsz.prior import CIB_TSZ
+    """Cut flat patches out of HEALPix maps, such as those of Agora, sources above 2 mJy at 150 GHz masked.
 
+    CIB and tSZ at 150 GHz, or the CIB at 95, 150 and 857 GHz.
+    """
+    from models.cib_tsz.agora import (
+        cluster_mask,
+        cut_patches,
+        patch_centres,
+        read_clusters,
+        read_map,
+        source_mask,
+        write_patches,
+    )
+    from models.cib_tsz.prior import CIB, CIB_TSZ
+
+    frequencies = (cib_95, cib_857)
+    if (tsz is None) == (None in frequencies) or (tsz is not None and any(frequencies)):
+        typer.echo("Error: give --tsz, or both --cib-95 and --cib-857", err=True)
+        raise typer.Exit(2)
+    if tsz is not None:
+        kind, files = CIB_TSZ, ((cib, unit, 150.0), (tsz, "y", 150.0))
+    else:
+        kind, files = CIB, ((cib_95, unit, 95.0), (cib, unit, 150.0), (cib_857, unit, 857.0))
+    fills = [int(name.startswith("tsz")) for name in kind.channels]
     try:
-        maps = [read_map(path, kind, 150.0, coordinates, unsaid) for path, kind in ((cib, unit), (tsz, "y"))]
-        patches = cut_patches(maps, patch_centres(separation, latitude), mask=source_mask(maps[0]))
+        catalogue = None if clusters is None else read_clusters(clusters)
+        maps = [read_map(path, of, frequency, coordinates, unsaid) for path, of, frequency in files if path]
+        mask = source_mask(maps[kind.channels.index("cib_150")])
+        if catalogue is not None:
+            mask |= cluster_mask(maps[0].nside, catalogue)
+        patches = cut_patches(maps, patch_centres(separation, latitude), mask=mask, fills=fills)
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_patches(output, patches, CIB_TSZ.channels)
+        write_patches(output, patches, kind.channels)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

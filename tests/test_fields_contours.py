@@ -13,6 +13,7 @@ from collections.abc import Callable
 import contourpy
 import numpy as np
 import pytest
+from skimage import measure
 
 from bayesdiff.fields import minkowski_functionals, wavenumbers
 from tests.field_toys import gaussian_fields
@@ -85,13 +86,11 @@ def test_euler_characteristic_is_that_of_counted_pixels(x64: None, maps: np.ndar
 
 
 def test_scikit_image_agrees(x64: None, maps: np.ndarray) -> None:
-    measure = pytest.importorskip("skimage.measure", reason="needs scikit-image, which only this comparison uses")
-
     def euler(field: np.ndarray, level: float) -> float:
         """Of the closed map, less what its last row and column count again."""
         inside = field > level
         again = measure.euler_number(inside[:1], 1) + measure.euler_number(inside[:, :1], 1)
-        return measure.euler_number(inside, 1) - again + int(inside[0, 0])
+        return float(measure.euler_number(inside, 1) - again + int(inside[0, 0]))
 
     some = maps[:8]
     result = minkowski_functionals(some, THRESHOLDS, window=WINDOW)

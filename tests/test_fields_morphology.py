@@ -100,6 +100,12 @@ def test_shapes_jit_and_constant_map() -> None:
     assert gaussian_minkowski_functionals(np.ones((3, 16, 16)), thresholds).v2.shape == (3, 5)
     with pytest.raises(ValueError, match="give the window"):
         minkowski_functionals(fields, np.array([0.0]))
+    with pytest.raises(ValueError, match="thresholds must increase"):
+        minkowski_functionals(fields, thresholds[::-1])
+    with pytest.raises(ValueError, match="window must be positive, got 0"):
+        minkowski_functionals(fields, thresholds, window=0)
+    with pytest.raises(ValueError, match="thresholds must increase"):
+        gaussian_minkowski_functionals(np.ones((16, 16)), np.zeros(3))
 
 
 def test_histogram_agrees_with_numpy() -> None:
@@ -137,3 +143,5 @@ def test_banded_moments_find_the_band_of_a_signal() -> None:
     assert np.all(banded_moments(spiky, edges=(4, 8, 16, 32)).skewness > 1)
     with pytest.raises(ValueError, match="increasing"):
         banded_moments(field, edges=(4, 1))
+    with pytest.raises(ValueError, match="none between 64 and 128"):
+        banded_moments(field, edges=(4, 64, 128))

@@ -7,13 +7,25 @@ from pathlib import Path
 import healpy
 import numpy as np
 import pytest
+from astropy.cosmology import FlatLambdaCDM
+from astropy.io import fits
 from typer.testing import CliRunner
 
 from models.__main__ import app
 from models.cib_tsz import agora
-from models.cib_tsz.agora import SkyMap, cut_patches, patch_centres, read_map, source_mask, write_patches
+from models.cib_tsz.agora import (
+    SkyMap,
+    cluster_mask,
+    cut_patches,
+    patch_centres,
+    read_clusters,
+    read_map,
+    source_mask,
+    write_patches,
+)
 from models.cib_tsz.data import load
 from models.cib_tsz.emission import jy_per_kelvin, tsz_kelvin
+from models.cib_tsz.halos import angle_500
 
 NSIDE, PIXEL, SIZE = 128, 30.0, 16
 """Coarse: pixels of 30 arcmin, patches of 8 degrees."""
@@ -64,9 +76,12 @@ def test_masked_pixels_are_filled_and_holes_refused():
         cut_patches([sky], np.array([[50.0, 30.0]]), SIZE, PIXEL)
     mask = np.zeros(values.size, dtype=bool)
     mask[centre] = True
-    patch = cut_patches([sky, sky], np.array([[50.0, 30.0]]), SIZE, PIXEL, mask)
+    patch = cut_patches([sky, sky, sky], np.array([[50.0, 30.0]]), SIZE, PIXEL, mask, fills=(0, 0, 1))
     assert np.isfinite(patch).all()
     np.testing.assert_array_equal(patch[0, 0], patch[0, 1])
+    assert np.abs(patch[0, 0] - patch[0, 2]).max() > 0.1
+    with pytest.raises(ValueError, match="a number for each of 1 maps, got 2"):
+        cut_patches([sky], np.array([[50.0, 30.0]]), SIZE, PIXEL, mask, fills=(0, 1))
     assert cut_patches([sky], np.array([[120.0, 30.0]]), SIZE, PIXEL).shape == (1, 1, SIZE, SIZE)
 
 
@@ -77,6 +92,55 @@ def test_bright_sources_are_masked_by_their_flux():
     for pixel, flux in fluxes.items():
         values[pixel] = 1e6 * flux / area / jy_per_kelvin(150.0)
     assert np.flatnonzero(source_mask(SkyMap(values, NSIDE, "C"))).tolist() == [20]
+
+
+def test_filled_pixels_follow_the_others_alone():
+    """A whole patch is masked whose values are far from those of the rest of the sky."""
+    values = np.random.default_rng(2).normal(5.0, 2.0, 12 * NSIDE**2)
+    disc = healpy.query_disc(NSIDE, healpy.ang2vec(50.0, 30.0, lonlat=True), np.radians(60.0))
+    mask = np.zeros(values.size, dtype=bool)
+    mask[disc] = True
+    sky = SkyMap(np.where(mask, 1e4, values), NSIDE, "C")
+    patches = cut_patches([sky, sky], np.array([[50.0, 30.0]]), SIZE, PIXEL, mask)[0]
+    assert patches.mean(axis=(1, 2)) == pytest.approx(5.0, abs=6 * 2.0 / (4 * SIZE))
+    assert abs(np.corrcoef(patches[0].ravel(), patches[1].ravel())[0, 1]) < 6 / SIZE
+
+
+def test_massive_clusters_are_masked_as_published(tmp_path):
+    path = tmp_path / "clusters.csv"
+    path.write_text(
+        "name,redshift,longitude,latitude,m500\n1,0.3,50,30,5e14\n2,0.3,200,-10,2e14\n3,0.1,310,60,1.2e15\n"
+    )
+    clusters = read_clusters(path)
+    assert clusters[:, 2].tolist() == [5e14, 2e14, 1.2e15]
+    mask = cluster_mask(1024, clusters)
+    vectors = healpy.ang2vec(*clusters[:, :2].T, lonlat=True)
+    apart = np.arccos(np.clip(vectors @ np.array(healpy.pix2vec(1024, np.flatnonzero(mask))), -1.0, 1.0))
+    nearest = apart.min(axis=0)
+    assert (apart.argmin(axis=0) != 1).all()
+    for index, share in ((0, np.log(5 / 3) / np.log(10 / 3)), (2, 1.0)):
+        radius = (3.0 + 2.0 * share) * angle_500(clusters[index, 2], clusters[index, 3])
+        assert nearest[apart.argmin(axis=0) == index].max() == pytest.approx(radius, abs=healpy.nside2resol(1024))
+
+
+def test_the_angle_of_a_halo_is_that_of_astropy():
+    cosmology = FlatLambdaCDM(H0=67.66, Om0=0.3111)
+    density = 500.0 * cosmology.critical_density(0.4).to("solMass / Mpc3").value
+    radius = (4e14 / (4.0 / 3.0 * np.pi * density)) ** (1.0 / 3.0)
+    expected = radius / cosmology.angular_diameter_distance(0.4).value
+    assert angle_500(4e14, 0.4) == pytest.approx(expected, rel=3e-3)
+
+
+def test_catalogues_that_are_no_such_are_refused(tmp_path):
+    path = tmp_path / "clusters.csv"
+    path.write_text("longitude,latitude,mass\n1,2,3\n")
+    with pytest.raises(ValueError, match="must have the columns longitude, .* got longitude, latitude, mass"):
+        read_clusters(path)
+    path.write_text("longitude,latitude,m500,redshift\n1,2,nan,0.3\n")
+    with pytest.raises(ValueError, match="must have finite values, got 1 that are not"):
+        read_clusters(path)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_clusters(tmp_path / "none.csv")
 
 
 def test_centres_tile_the_sphere():
@@ -96,6 +160,12 @@ def test_maps_that_are_not_what_is_asked_for_are_refused(tmp_path):
     with pytest.raises(ValueError, match="COORDSYS of .*galactic.fits must be C, got G"):
         read_map(galactic, "Jy/sr", 150.0)
     assert read_map(galactic, "Jy/sr", 150.0, coordinates="G").coordinates == "G"
+    for word, system in (("EQUATORIAL", "C"), ("ecliptic", "E")):
+        with fits.open(galactic, mode="update") as file:
+            file[1].header["COORDSYS"] = word
+        assert read_map(galactic, "Jy/sr", 150.0, coordinates=system).coordinates == system
+    with pytest.raises(ValueError, match="must be C, got E"):
+        read_map(galactic, "Jy/sr", 150.0)
     unsaid = write(tmp_path / "unsaid.fits", sphere(), coord=None)
     with pytest.raises(ValueError, match="COORDSYS of .* must be C, got none"):
         read_map(unsaid, "Jy/sr", 150.0)
@@ -147,3 +217,18 @@ def test_patches_for_the_recipe_by_the_command_line(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, [*arguments, "--coordinates", "G"])
     assert result.exit_code == 2
     assert "must be G, got C" in result.output
+    catalogue = tmp_path / "clusters.csv"
+    catalogue.write_text("longitude,latitude,m500,redshift\n0,-30,9e14,0.01\n")
+    result = CliRunner().invoke(app, [*arguments, "--clusters", str(catalogue)])
+    assert result.exit_code == 0, result.output
+    assert np.abs(load(("cib_150", "tsz_150"), output).training - maps.training).max() > 1.0
+    three = ["agora", "--cib-95", str(cib), "--cib", str(cib), "--output", str(output), "--separation", "60"]
+    result = CliRunner().invoke(app, [*three, "--cib-857", str(cib)])
+    assert result.exit_code == 0, result.output
+    patches = load(("cib_95", "cib_150", "cib_857"), output).training
+    ratio = jy_per_kelvin(150.0) / jy_per_kelvin(857.0)
+    np.testing.assert_allclose(patches[:, 2], ratio * patches[:, 1], rtol=1e-3, atol=1e-3 * patches[:, 2].std())
+    for wrong in (three, [*three, "--cib-857", str(cib), "--tsz", str(tsz)]):
+        result = CliRunner().invoke(app, wrong)
+        assert result.exit_code == 2
+        assert "give --tsz, or both --cib-95 and --cib-857" in result.output

@@ -73,7 +73,8 @@ def banded_moments(
         Moments, each (..., channels, num_bands).
 
     Raises:
-        ValueError: if the edges do not increase, or the field has fewer than two axes or NaN pixels.
+        ValueError: if the edges do not increase or a band has no modes, or the field has fewer than two axes or NaN
+            pixels.
     """
     field = field_array(field)
     edges = np.asarray(edges, dtype=float)
@@ -82,11 +83,15 @@ def banded_moments(
     height, width = field.shape[-2:]
     k = wavenumbers((height, width), pixel_arcmin)[:, : width // 2 + 1]
     lower, upper = edges[:-1, None, None] * (1 - 1e-9), edges[1:, None, None] * (1 - 1e-9)
-    inside = ((k >= lower) & (k < upper)).astype(field.dtype)
+    inside = (k >= lower) & (k < upper)
+    empty = np.flatnonzero(~inside.any(axis=(-2, -1)))
+    if empty.size:
+        low, high = edges[empty[0] : empty[0] + 2]
+        raise ValueError(f"bands must hold modes of the map, got none between {low:g} and {high:g}")
     fourier = jnp.fft.rfft2(field)
 
     def one_band(mask: jax.Array) -> Moments:
         return moments(jnp.fft.irfft2(fourier * mask, s=(height, width)))
 
-    bands = jax.lax.map(one_band, jnp.asarray(inside))
+    bands = jax.lax.map(one_band, jnp.asarray(inside, field.dtype))
     return Moments(*(jnp.moveaxis(values, 0, -1) for values in bands))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import erfc, ndtr
 from jax.typing import ArrayLike
 
@@ -44,6 +45,8 @@ class Histogram(NamedTuple):
 def minkowski_functionals(field: ArrayLike, thresholds: ArrayLike, window: float | None = None) -> MinkowskiFunctionals:
     """Minkowski functionals of the excursion sets {field > threshold} of a periodic field.
 
+    They count pixels: V0 has no gradient, and those of V1 and V2 leave out what moves in or out of the window.
+
     Args:
         field: (..., channels, height, width).
         thresholds: (num_thresholds,) in the units of the field. Standardise the field to have them in standard
@@ -55,7 +58,8 @@ def minkowski_functionals(field: ArrayLike, thresholds: ArrayLike, window: float
         V0, V1 and V2, each (..., channels, num_thresholds).
 
     Raises:
-        ValueError: if the field has fewer than two axes or NaN pixels, or there is one threshold and no window.
+        ValueError: if the field has fewer than two axes or NaN pixels, the window is not positive, or there is none
+            and the thresholds do not increase.
     """
     field = field_array(field)
     thresholds = jnp.asarray(thresholds, field.dtype)
@@ -106,7 +110,7 @@ def gaussian_minkowski_functionals(
         V0, V1 and V2, each (num_thresholds,) or (channels, num_thresholds).
 
     Raises:
-        ValueError: if there is one threshold and no window.
+        ValueError: if the window is negative, or there is none and the thresholds do not increase.
     """
     power = jnp.asarray(power)
     thresholds = jnp.asarray(thresholds, power.dtype)
@@ -168,10 +172,15 @@ def histogram(
 
 def _window(thresholds: jax.Array, window: float | None) -> jax.Array:
     if window is not None:
+        if not window > 0:
+            raise ValueError(f"window must be positive, got {window}")
         return jnp.asarray(window, thresholds.dtype)
     if thresholds.ndim != 1 or thresholds.size < 2:
         raise ValueError("one threshold has no spacing: give the window, or several thresholds")
-    return jnp.min(jnp.diff(thresholds))
+    spacing = jnp.min(jnp.diff(thresholds))
+    if not isinstance(spacing, Tracer) and not spacing > 0:
+        raise ValueError(f"thresholds must increase, or the window be given; got {np.asarray(thresholds)}")
+    return spacing
 
 
 def _derivative_wavenumbers(shape: tuple[int, ...], half: bool = True) -> tuple[np.ndarray, np.ndarray]:

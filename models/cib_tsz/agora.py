@@ -3,7 +3,8 @@
 Agora (Omori 2022, arXiv:2212.07420) has full-sky maps of the CIB [Jy/sr] and of Compton y at NSIDE 8192. A patch is cut
 by gnomonic projection, nearest pixel, on a grid finer than the prior's and wider than the patch, its masked pixels are
 filled and it is low-passed as mocks are (:mod:`models.cib_tsz.treatment`), and the middle of it is kept. The command
-``python -m models agora`` writes patches to a file that ``python -m models train cib_tsz --maps FILE`` learns from.
+``python -m models agora`` writes patches to a file that ``python -m models train cib_tsz --maps FILE`` learns from, or
+``cib``. Sources are found in the map, clusters come from a catalogue.
 
 A map is refused unless its file says what it is: RING ordering, the coordinates and the unit asked for. Pixels that
 are UNSEEN or not finite are holes; a patch with a hole is refused unless a mask covers it.
@@ -19,9 +20,9 @@ import numpy as np
 
 from models.cib_tsz.data import PATCH_SIZE
 from models.cib_tsz.emission import jy_per_kelvin, tsz_kelvin
-from models.cib_tsz.halos import ARCMIN
+from models.cib_tsz.halos import ARCMIN, angle_500
 from models.cib_tsz.mock import FLUX_CUT, PIXEL_ARCMIN
-from models.cib_tsz.treatment import degrade, low_pass
+from models.cib_tsz.treatment import CLUSTER_MASS, degrade, low_pass, mask_radius
 
 UNITS = ("Jy/sr", "MJy/sr", "K_CMB", "muK_CMB", "y")
 _SPELLINGS = {
@@ -33,6 +34,10 @@ _SPELLINGS = {
     "k": "K_CMB",
 }
 _SPELLINGS |= {"jy/sr": "Jy/sr", "jysr-1": "Jy/sr", "mjy/sr": "MJy/sr", "mjysr-1": "MJy/sr", "y": "y", "compton-y": "y"}
+_SYSTEMS = {"C": "C", "CEL": "C", "CELESTIAL": "C", "EQU": "C", "EQUATORIAL": "C", "ICRS": "C"}
+_SYSTEMS |= {"G": "G", "GAL": "G", "GALACTIC": "G", "E": "E", "ECL": "E", "ECLIPTIC": "E"}
+CATALOGUE = ("longitude", "latitude", "m500", "redshift")
+"""Columns of a catalogue of clusters: degrees, in the coordinates of the maps, and solar masses."""
 OVERSAMPLING, MARGIN = 4, 8
 """Fine pixels to a side of one of the patch; pixels around it that are cut as well."""
 
@@ -77,7 +82,8 @@ def read_map(
     said = {key: str(value).strip() for key, value in header}
     if said.get("ORDERING", "").upper() != "RING":
         raise ValueError(f"ORDERING of {path} must be RING, got {said.get('ORDERING') or 'none'}")
-    found = said.get("COORDSYS", "").upper()[:1] or coordinates_if_unsaid
+    declared = said.get("COORDSYS", "").upper()
+    found = _SYSTEMS.get(declared, declared) or coordinates_if_unsaid
     if found != coordinates:
         raise ValueError(f"COORDSYS of {path} must be {coordinates}, got {found or 'none'}")
     declared = said.get("TUNIT1", "")
@@ -98,6 +104,36 @@ def source_mask(sky: SkyMap, frequency_ghz: float = 150.0, flux_cut: float = FLU
     """Pixels brighter than a flux [Jy], a mask of single pixels as the published one, (12 NSIDE^2,)."""
     area = 4.0 * np.pi / (12 * sky.nside**2)
     return np.nan_to_num(sky.values) * 1e-6 * jy_per_kelvin(frequency_ghz) * area > flux_cut
+
+
+def read_clusters(path: Path) -> np.ndarray:
+    """A catalogue of clusters, the columns `CATALOGUE` of a CSV file with a header, (N, 4).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, or a value is not a finite number.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file '{path}'")
+    with open(path, encoding="utf-8") as file:
+        names = [name.strip() for name in file.readline().split(",")]
+    missing = [name for name in CATALOGUE if name not in names]
+    if missing:
+        raise ValueError(f"{path} must have the columns {', '.join(CATALOGUE)}, got {', '.join(names)}")
+    columns = [names.index(name) for name in CATALOGUE]
+    catalogue = np.loadtxt(path, delimiter=",", skiprows=1, usecols=columns, ndmin=2)
+    if not np.isfinite(catalogue).all():
+        raise ValueError(f"{path} must have finite values, got {np.sum(~np.isfinite(catalogue))} that are not")
+    return catalogue
+
+
+def cluster_mask(nside: int, clusters: np.ndarray) -> np.ndarray:
+    """Discs about massive clusters (N, 4) of `read_clusters`, as wide as published, (12 NSIDE^2,)."""
+    healpy, mask = _healpy(), np.zeros(12 * nside**2, dtype=bool)
+    for longitude, latitude, m500, redshift in clusters[clusters[:, 2] >= CLUSTER_MASS]:
+        radius = mask_radius(m500, angle_500(m500, redshift) / ARCMIN) * ARCMIN
+        mask[healpy.query_disc(nside, healpy.ang2vec(longitude, latitude, lonlat=True), radius)] = True
+    return mask
 
 
 def patch_centres(separation: float, lowest_latitude: float = 0.0) -> np.ndarray:
@@ -122,6 +158,7 @@ def cut_patches(
     pixel_arcmin: float = PIXEL_ARCMIN,
     mask: np.ndarray | None = None,
     seed: int = 0,
+    fills: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Flat patches of several maps of one sky, filled and low-passed, (num, C, size, size) float32 [micro-K].
 
@@ -130,27 +167,32 @@ def cut_patches(
         centres: longitude and latitude of each patch [degrees], (num, 2).
         size: pixels on a side.
         pixel_arcmin: side of a pixel [arcmin].
-        mask: HEALPix pixels that are filled with Gaussian values of the map's mean and standard deviation, true or
-            false, (12 NSIDE^2,).
+        mask: HEALPix pixels that are filled with Gaussian values of the mean and standard deviation of the map's
+            others, true or false, (12 NSIDE^2,).
         seed: of these values.
+        fills: which set of unit values each channel takes; by default one of its own. Frequencies of the CIB share
+            theirs, as in a mock, and would else lose their correlation there.
 
     Raises:
-        ValueError: the maps or the mask do not belong together, their pixels are larger than those of the patches, or
-            a patch has holes.
+        ValueError: the maps, the mask or the fills do not belong together, their pixels are larger than those of the
+            patches, or a patch has holes.
     """
     nside = _common(maps, mask, pixel_arcmin)
     rng = np.random.default_rng(seed)
-    # The frequencies of the CIB share the values, as in a mock; each map has its own mean and standard deviation.
-    moments = [(float(np.nanmean(sky.values)), float(np.nanstd(sky.values))) for sky in maps]
+    fills = range(len(maps)) if fills is None else fills
+    if len(fills) != len(maps):
+        raise ValueError(f"fills must have a number for each of {len(maps)} maps, got {len(fills)}")
+    seen = [sky.values if mask is None else sky.values[~mask] for sky in maps]
+    moments = [(float(np.nanmean(values)), float(np.nanstd(values))) for values in seen]
     side, fine = (size + 2 * MARGIN) * OVERSAMPLING, pixel_arcmin / OVERSAMPLING
     patches = []
     for longitude, latitude in np.atleast_2d(centres):
         pixels = _pixels(nside, longitude, latitude, side, fine * ARCMIN)
         filled = np.zeros(pixels.shape, dtype=bool) if mask is None else mask[pixels]
-        white = rng.normal(size=pixels.shape)
+        white = {number: rng.normal(size=pixels.shape) for number in sorted(set(fills))}
         channels = []
-        for sky, (mean, sd) in zip(maps, moments, strict=True):
-            values = np.where(filled, mean + sd * white, sky.values[pixels])
+        for sky, (mean, sd), number in zip(maps, moments, fills, strict=True):
+            values = np.where(filled, mean + sd * white[number], sky.values[pixels])
             holes = np.isnan(values).sum()
             if holes:
                 raise ValueError(

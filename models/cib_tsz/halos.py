@@ -65,13 +65,10 @@ def light_cone() -> LightCone:
     Raises:
         ModuleNotFoundError: colossus is not installed.
     """
-    try:
-        from colossus.cosmology import cosmology
-        from colossus.halo import concentration, mass_defs, mass_so
-        from colossus.lss import bias, mass_function
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("mocks of CIB and tSZ need colossus: pip install 'bayesdiff[simulations]'") from error
-    cosmos: Any = cosmology.setCosmology(COSMOLOGY, persistence="")
+    cosmos = _cosmology()
+    from colossus.halo import concentration, mass_defs, mass_so
+    from colossus.lss import bias, mass_function
+
     h = float(cosmos.h)
     ends = cosmos.comovingDistance(0.0, np.array(REDSHIFTS)) / h
     edges = np.linspace(ends[0], ends[1], NUM_SLICES + 1)
@@ -98,3 +95,24 @@ def light_cone() -> LightCone:
     power = tables.pop("power")
     efunc = np.asarray(cosmos.Ez(z))
     return LightCone(h, z, chi, depth, efunc, log_mass, **tables, multipoles=multipoles, matter_power=power)
+
+
+def angle_500(m500: float, redshift: float) -> float:
+    """Angle theta_500c [rad] of a halo of M_500c [solar masses].
+
+    Raises:
+        ModuleNotFoundError: colossus is not installed.
+    """
+    cosmos = _cosmology()
+    from colossus.halo import mass_so
+
+    radius = float(mass_so.M_to_R(m500 * cosmos.h, redshift, "500c")) / 1e3
+    return radius * (1.0 + redshift) / float(cosmos.comovingDistance(0.0, redshift))
+
+
+def _cosmology() -> Any:
+    try:
+        from colossus.cosmology import cosmology
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("CIB and tSZ need colossus: pip install 'bayesdiff[simulations]'") from error
+    return cosmology.setCosmology(COSMOLOGY, persistence="")

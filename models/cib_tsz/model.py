@@ -78,7 +78,15 @@ class CorrelatedMaps(dist.Distribution):
         return self.loc + _apply(self.root, white)
 
     def log_prob(self, value: Any) -> jax.Array:
-        """Log density of maps (..., C, H, W)."""
+        """Log density of maps (..., C, H, W).
+
+        Raises:
+            ValueError: the maps have another number of channels or pixels.
+        """
+        if jnp.shape(value)[-3:] != self.event_shape:
+            raise ValueError(
+                f"maps must have shape (..., {', '.join(map(str, self.event_shape))}), got {jnp.shape(value)}"
+            )
         whitened = _apply(self.inverse, jnp.asarray(value) - self.loc)
         return -0.5 * accurate_sum(whitened**2) - self.log_volume
 
