@@ -74,15 +74,33 @@ def test_thinned_chains_have_uniform_ranks_and_unthinned_ones_do_not() -> None:
 
 def test_thinning_keeps_the_simulations_that_fail() -> None:
     chains = np.random.default_rng(5).standard_normal((6, 2, 100, 2))
-    chains[3, :, :, 1] = 0.3
+    chains[3] = 0.3
+    chains[4, :, :, 1] = [[0.3], [0.4]]
     kept = thin(chains, 10)
     assert kept.draws.shape == (6, 10, 2)
     assert np.isnan(kept.ess[3])
-    np.testing.assert_array_equal(kept.enough, np.arange(6) != 3)
+    np.testing.assert_array_equal(kept.enough, ~np.isin(np.arange(6), (3, 4)))
     with pytest.raises(ValueError, match=r"num_draws must lie in \[1, 200\]"):
         thin(chains, 201)
     with pytest.raises(ValueError, match="never move"):
         thin(np.zeros((2, 2, 50)))
+
+
+def test_a_constant_quantity_hides_nothing_of_the_others() -> None:
+    chains = np.random.default_rng(6).standard_normal((3, 2, 100, 2))
+    chains[..., 1] = 7.0
+    alone = thin(chains[..., :1], 10)
+    np.testing.assert_array_equal(thin(chains, 10).ess, alone.ess)
+    assert alone.enough.all()
+    # Of a single chain nobody knows whether it is stuck.
+    assert np.isnan(thin(chains[:, :1], 10).ess).all()
+
+
+def test_ties_of_different_pixels_are_broken_apart() -> None:
+    ranks = ranks_of_all(np.zeros((40, 500)), np.random.default_rng(7))
+    np.testing.assert_array_equal(np.sort(ranks, axis=0), np.broadcast_to(np.arange(40)[:, None], ranks.shape))
+    # Ranks of one point over the pixels are spread as those of 500 independent ones.
+    assert ranks[0].std() == pytest.approx(np.sqrt((40**2 - 1) / 12), rel=0.15)
 
 
 @pytest.mark.parametrize("num_draws", [1, 9, 99])

@@ -177,7 +177,7 @@ def test_store_refuses_another_model(stored: Path) -> None:
         ({"quantities_hash": "0"}, "the quantities"),
         ({"num_draws": 50}, "the draws that are ranked was 99 and is 50"),
         ({"num_samples": 50}, "the draws of each chain was 99 and is 50"),
-        ({"chunk_size": 7}, "the simulations of a chunk was 50 and is 7"),
+        ({"chunk_size": 7}, "the simulations of a chunk was 10 and is 7"),
     ],
 )
 def test_store_refuses_another_study(stored: Path, change: dict, words: str) -> None:
@@ -282,7 +282,7 @@ def test_which_sites_are_data() -> None:
         numpyro.sample("y", dist.Normal(x, 1.0).expand([size]).to_event(1), obs=y)
 
     assert read_sites(named, (1.0,), {}, None).dtypes == {"first": "int32", "second": "float32"}
-    assert read_sites(named, (1.0,), {"counts": 3}, None).dtypes == {"first": "int32"}
+    assert read_sites(named, (1.0,), {"counts": 3}, None).dtypes == {"first": "int32", "second": "float32"}
     assert read_sites(named, (1.0,), {}, ["second"]).latent == ("x", "first")
     assert tuple(read_sites(computed, (), {}, None).dtypes) == ("y",)
 

@@ -53,7 +53,8 @@ def functional_ranks(
         draws: (simulation, draw, channel, height, width), independent draws; any array-like indexed by simulation.
         num_bins: number of bands of |k|, as in `bayesdiff.fields.power_spectrum`.
         edges: band edges instead of ``num_bins``, in units of the fundamental mode.
-        thresholds: of the excursion sets, in standard deviations of all truths of the channel from their mean.
+        thresholds: of the excursion sets, in standard deviations of all truths and draws of the channel from their
+            mean: of both, or the truth would not be one of the draws.
         window: width of the window that stands for the delta function in V1 and V2, in standard deviations.
         key: for ties.
 
@@ -62,10 +63,7 @@ def functional_ranks(
     """
     refuse_unmatched_fields(truth, draws)
     rng = generator(key)
-    every = np.stack([np.asarray(truth[i]) for i in range(truth.shape[0])])
-    mean = every.mean(axis=(0, 2, 3))[:, None, None]
-    sd = every.std(axis=(0, 2, 3))[:, None, None]
-    sd = np.where(sd > 0, sd, 1.0)
+    mean, sd = _moments(truth, draws)
 
     @jax.jit
     def functionals(fields: jax.Array) -> jax.Array:
@@ -73,7 +71,7 @@ def functional_ranks(
         shape = minkowski_functionals((fields - mean) / sd, np.asarray(thresholds), window)
         return jnp.concatenate([power, *shape, fields.max(axis=(-2, -1))[..., None]], axis=-1)
 
-    height, width = every.shape[-2:]
+    height, width = truth.shape[-2:]
     names = [
         f"power in band {band}" for band in range(radial_bins((height, width), num_bins, None, edges).centers.size)
     ]
@@ -87,6 +85,16 @@ def functional_ranks(
         np.stack(ranks).reshape(truth.shape[0], -1),
         draws.shape[1],
     )
+
+
+def _moments(truth: Fields, draws: Fields) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of all pixels of truths and draws, (channel, 1, 1); 1 for a constant channel."""
+    every = (simulation_points(truth, draws, index) for index in range(truth.shape[0]))
+    sums = [(x.mean(axis=(0, 2, 3), dtype=float), np.square(x, dtype=float).mean(axis=(0, 2, 3))) for x in every]
+    mean, square = np.mean(sums, axis=0)
+    variance = square - mean**2
+    sd = np.sqrt(np.where(variance > 1e-12 * square, variance, 1.0))
+    return mean[:, None, None], sd[:, None, None]
 
 
 def field_tarp(
@@ -116,9 +124,12 @@ def field_tarp(
         band: probability of the bootstrap band.
 
     Raises:
-        ValueError: if the shapes do not fit, a value is NaN, or a band holds no mode.
+        ValueError: if the shapes do not fit, a value is NaN, a band holds no mode, or there is a single simulation,
+            whose bands have no scale.
     """
     refuse_unmatched_fields(truth, draws)
+    if truth.shape[0] < 2:
+        raise ValueError("TARP of fields needs two simulations or more, got 1")
     rng = generator(key)
     every = np.stack([np.asarray(truth[i]) for i in range(truth.shape[0])])
     references = other_truths(every, rng) if references is None else np.asarray(references)

@@ -74,7 +74,10 @@ def local_coverage(
     if by is None:
         variable = points
     elif by_draws is None:
-        variable = np.broadcast_to(np.asarray(by, dtype=float)[:, None], points.shape)
+        by = np.asarray(by, dtype=float)
+        if by.shape != truth.shape:
+            raise ValueError(f"by has a value for each of {len(truth)} simulations, got the shape {by.shape}")
+        variable = np.broadcast_to(by[:, None], points.shape)
         refuse_nan("by", variable)
     else:
         variable = with_truth_first(*matched(by, by_draws))

@@ -24,8 +24,8 @@ class Thinned(NamedTuple):
 
     Attributes:
         draws: (simulation, draw, ...), the same number from every simulation.
-        ess: (simulation,) effective sample size of the whole chains, the smallest of bulk and tail over all
-            quantities; NaN where a chain never moved.
+        ess: (simulation,) effective sample size of the whole chains, the smallest of bulk and tail over the quantities
+            that moved; NaN where none did, or a single chain of one did not.
         enough: (simulation,) whether it is at least the number of draws kept.
     """
 
@@ -58,9 +58,9 @@ def rank_statistics(truth: ArrayLike, draws: ArrayLike, key: Key = 0) -> np.ndar
 
 
 def ranks_of_all(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rank 0, ..., n - 1 of each of n points along the first axis; ties are broken at random."""
-    shuffled = rng.permutation(points.shape[0])
-    order = shuffled[np.argsort(points[shuffled], axis=0, kind="stable")]
+    """Rank 0, ..., n - 1 of each of n points along the first axis; ties are broken at random, each by itself."""
+    # Pixels tied alike, under a mask, would else rise and fall together.
+    order = np.lexsort((rng.random(points.shape), points), axis=0)
     ranks = np.empty(points.shape, dtype=np.int32)
     counting = np.arange(points.shape[0], dtype=np.int32).reshape(-1, *(1,) * (points.ndim - 1))
     np.put_along_axis(ranks, order, np.broadcast_to(counting, points.shape), axis=0)
@@ -94,7 +94,9 @@ def thin(draws: ArrayLike, num_draws: int | None = None) -> Thinned:
     kinds = {"bulk": None, "tail": (0.05, 0.95)}
     measured = np.stack([ess(quantities, chain_axis=1, draw_axis=2, method=k, prob=p) for k, p in kinds.items()])
     moved = np.any(quantities != quantities[:, :1, :1], axis=(1, 2))
-    smallest = np.where(moved, measured, np.nan).min(axis=(0, 2))
+    measured = np.where(moved, measured, np.nan).min(axis=0)
+    # What has one value in several chains, each from a start of its own, is not stuck: there is nothing to it.
+    smallest = smallest_known(measured) if num_chains > 1 else measured.min(axis=1)
     known = smallest[np.isfinite(smallest)]
     if num_draws is None:
         if known.size == 0:
@@ -106,3 +108,9 @@ def thin(draws: ArrayLike, num_draws: int | None = None) -> Thinned:
     positions = ((np.arange(num_draws) + 0.5) * total / num_draws).astype(int)
     kept = draws.reshape(num_simulations, total, *draws.shape[3:])[:, positions]
     return Thinned(kept, smallest, smallest >= num_draws)
+
+
+def smallest_known(values: np.ndarray) -> np.ndarray:
+    """Smallest value of each row (simulation, quantity), NaN left out; NaN where there is no other."""
+    smallest = np.where(np.isnan(values), np.inf, values).min(axis=1)
+    return np.where(np.isinf(smallest), np.nan, smallest)

@@ -27,6 +27,10 @@ from bayesdiff.sampling.programs import compile_once
 from bayesdiff.sampling.target import BoundModel, Data, Position, Target, build_target
 
 CHUNK_SIZES = (50, 25, 10, 5, 2, 1)
+ALONE = 10
+"""Data sets of a chunk that go one after another; what a lost worker was at is done again."""
+NUM_TRIED = 3
+"""Data sets, all without a posterior, after which the call is to blame."""
 _CHUNK_BYTES = 2**30
 _LARGEST_FLOAT32_INTEGER = 2**24
 
@@ -89,7 +93,7 @@ class Engine:
     def chunk_size(self, num_simulations: int) -> int:
         """How many data sets a chunk holds, so that the gradients of all their chains fit into a gigabyte."""
         if self.prepared is None:
-            return CHUNK_SIZES[0]
+            return ALONE
         target = self.prepared.target
         position: Any = {
             name: jax.ShapeDtypeStruct(x, jnp.result_type(float)) for name, x in target.latent_shapes.items()
@@ -106,13 +110,27 @@ class Engine:
             size: of the chunk, whose program is the same however many are wanted.
             skip: how many of the chunk are there already.
             num: how many of the chunk are wanted.
+
+        Raises:
+            Exception: that of the algorithm, where the first simulations of a study all end in one.
         """
         simulated = self.simulate(np.arange(first, first + size))
         if self.prepared is not None:
             yield self._all(self.prepared, simulated).rows(skip, size)
             return
+        held: list[tuple[Records, Exception | None]] = []
         for row in range(skip, num):
-            yield self._one(simulated, row)
+            held.append(self._one(simulated, row))
+            error = held[-1][1]
+            if error is not None and first + skip == 0 and len(held) == row + 1:
+                if len(held) == min(NUM_TRIED, num):
+                    raise error
+                continue
+            for number, (records, error) in enumerate(held, first + row + 1 - len(held)):
+                if error is not None:
+                    warnings.warn(f"simulation {number} has no posterior: {error}", UserWarning, stacklevel=2)
+                yield records
+            held = []
 
     def simulate(self, numbers: np.ndarray) -> Simulated:
         """Data sets of these numbers.
@@ -145,20 +163,17 @@ class Engine:
         values, divergences = measured.values, measured.divergences
         return record(simulated.truth, values, seeds, self.settings.num_draws, False, divergences, faults)
 
-    def _one(self, simulated: Simulated, row: int) -> Records:
+    def _one(self, simulated: Simulated, row: int) -> tuple[Records, Exception | None]:
+        """One simulation, and the error that stands in the place of its posterior."""
         number, truth = int(simulated.numbers[row]), simulated.truth[row : row + 1]
         observation = {name: x[row] for name, x in simulated.observation.items()}
         if not all(np.isfinite(x).all() for x in observation.values()):
-            return no_posterior(truth, self.settings.num_draws, Fault.NOT_FINITE)
+            return no_posterior(truth, self.settings.num_draws, Fault.NOT_FINITE), None
         key = jax.random.fold_in(jax.random.fold_in(self.key, 1), number)
         try:
             values, divergences, converged = self._posterior(key, observation)
-        except ValueError as error:
-            # The very first one fails because of the call, not by chance.
-            if number == 0:
-                raise
-            warnings.warn(f"simulation {number} has no posterior: {error}", UserWarning, stacklevel=2)
-            return no_posterior(truth, self.settings.num_draws, Fault.ERROR)
+        except Exception as error:
+            return no_posterior(truth, self.settings.num_draws, Fault.ERROR), error
         fault = Fault.NONE if converged else Fault.NOT_CONVERGED
         independent = isinstance(self.settings.algorithm, DirectAlgorithm)
         return record(
@@ -169,7 +184,7 @@ class Engine:
             independent,
             np.array([divergences]),
             np.array([int(fault)]),
-        )
+        ), None
 
     def _posterior(self, key: jax.Array, observation: dict[str, jax.Array]) -> tuple[np.ndarray, int, bool]:
         """Quantities (chain, draw, quantity), divergent iterations, and whether the algorithm accepts its result."""

@@ -12,11 +12,12 @@ moves both posteriors alike escapes, which `sbc` over the prior does not let pas
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,9 @@ from bayesdiff.sampling.chains import Algorithm
 from bayesdiff.sampling.direct import DirectAlgorithm
 from bayesdiff.sampling.nuts import NUTS
 from bayesdiff.sampling.sample import sample, typed_key
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 REPLICATED = "_replicated"
 _DEFAULT = NUTS()
@@ -60,6 +64,7 @@ def posterior_sbc(
     progress: bool = True,
     model_kwargs: Mapping[str, Any] | None = None,
     callback: Callable[[int], None] | None = None,
+    client: Client | None = None,
 ) -> Sbc:
     """Calibrate an algorithm on a model around one observation.
 
@@ -73,7 +78,8 @@ def posterior_sbc(
         num_chains: chains on each, and of the reference.
         num_samples: draws of each chain of a simulation.
         num_draws: L, see `sbc`.
-        num_reference: draws of each chain of the reference, one of which is the truth of a simulation, at random.
+        num_reference: draws of each chain of the reference, one of which is the truth of a simulation, at random. Their
+            number is to be far above ``num_simulations``: what they miss of the posterior all simulations miss.
         parameters: see `sbc`.
         quantities: see `sbc`; their observation holds the replicated values.
         observed: see `sbc`.
@@ -83,19 +89,22 @@ def posterior_sbc(
         progress: whether to show progress bars.
         model_kwargs: keyword arguments of the model.
         callback: see `sbc`.
+        client: see `sbc`; the reference is made here.
 
     Returns:
-        As `sbc`.
+        As `sbc`. Attributes ``reference_rhat`` and ``reference_ess`` are the worst of the reference's sites; a warning
+        says that it did not converge, or is worth fewer draws than there are simulations.
 
     Raises:
         ValueError: as `sbc`, or the observation does not fit the model's observed sites.
         FileExistsError: as `sbc`.
         BlockingIOError: as `sbc`.
+        KeyboardInterrupt: the reference was interrupted; it is made anew by the next call.
     """
     key, kwargs = typed_key(key), dict(model_kwargs or {})
     sites = reading.read_sites(model, model_args, kwargs, observed)
     data = _observation(observation, sites, jax.eval_shape(partial(_prior, model, model_args, kwargs, sites)))
-    plan = Plan(num_simulations, chunk_size, max_rhat, progress, callback)
+    plan = Plan(num_simulations, chunk_size, max_rhat, progress, callback, client)
     settings = Settings(algorithm, num_chains, num_samples, num_draws)
     plan.refuse(settings)
     key_reference, key_study = jax.random.split(key)
@@ -104,7 +113,7 @@ def posterior_sbc(
         reference = None if opened is None else opened.inputs()
         if reference is None:
             conditioned = partial(reading.given, model, model_args, kwargs, sites.dtypes)
-            posterior = sample(
+            made = sample(
                 key_reference,
                 conditioned,
                 data,
@@ -112,14 +121,33 @@ def posterior_sbc(
                 num_chains=num_chains,
                 num_samples=num_reference,
                 progress=progress,
-            )["posterior"]
-            drawn = {name: posterior[name].transpose("chain", "draw", ...).values for name in sites.latent}
-            reference = {name: x.reshape(-1, *x.shape[2:]) for name, x in drawn.items()}
-        flat = {name: jnp.asarray(x, dtype=float) for name, x in reference.items()}
+            )
+            if made.attrs.get("status") == "interrupted":
+                raise KeyboardInterrupt("the reference posterior was interrupted")
+            reference = {name: made["posterior"][name].transpose("chain", "draw", ...).values for name in sites.latent}
+        about |= _diagnosed(reference, num_simulations, max_rhat, isinstance(algorithm, DirectAlgorithm))
+        flat = {name: jnp.asarray(x.reshape(-1, *x.shape[2:]), dtype=float) for name, x in reference.items()}
         simulator = partial(_replicate, model, model_args, kwargs, tuple(sites.dtypes), flat)
         both = partial(_given_both, model, model_args, kwargs, sites.dtypes, data)
         problem = make_problem(simulator, both, sites, parameters, quantities)
         return run_study(key_study, problem, settings, plan, about, opened, reference)
+
+
+def _diagnosed(
+    reference: Mapping[str, np.ndarray], num_simulations: int, max_rhat: float, independent: bool
+) -> dict[str, str]:
+    """Attributes on chains (chain, draw, ...) of the reference, by site, and a warning where they are not enough."""
+    from arviz_stats import ess, rhat
+
+    if independent:
+        return {}
+    chains = [x.reshape(*x.shape[:2], -1) for x in reference.values()]
+    worst_rhat = max(float(np.max(rhat(x, chain_axis=0, draw_axis=1))) for x in chains)
+    worst_ess = min(float(np.min(ess(x, chain_axis=0, draw_axis=1))) for x in chains)
+    if not worst_rhat <= max_rhat or not worst_ess >= num_simulations:
+        text = f"R-hat of {worst_rhat:.3f} and {worst_ess:.0f} effective draws for {num_simulations} simulations"
+        warnings.warn(f"the reference posterior has {text}: raise num_reference", UserWarning, stacklevel=3)
+    return {"reference_rhat": f"{worst_rhat:.4f}", "reference_ess": f"{worst_ess:.0f}"}
 
 
 def _prior(model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], sites: Sites) -> dict[str, jax.Array]:

@@ -64,11 +64,11 @@ class _Unknown:
 
 
 def read_sites(model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], observed: Sequence[str] | None) -> Sites:
-    """Which sites are data: those given, those with a value, or those that take an argument left at None.
+    """Which sites are data: those given, or those with a value and those that take an argument left at None.
 
     Raises:
-        ValueError: there is none, a name is that of no site, or the model has a ``numpyro.factor``, which changes the
-            posterior but not what is simulated.
+        ValueError: there is none, a name is that of no site, an observed site is not among them, or the model has a
+            ``numpyro.factor``, which changes the posterior but not what is simulated.
     """
     sites = _trace(model, args, kwargs)
     factors = [name for name, site in sites.items() if isinstance(_base(site["fn"]), dist.Unit)]
@@ -79,9 +79,14 @@ def read_sites(model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], o
         for name in names:
             if name not in sites:
                 raise ValueError(f"observed names '{name}', but the sites of the model are {', '.join(sites)}")
+        if fixed := [name for name, site in sites.items() if site["is_observed"] and name not in names]:
+            raise ValueError(
+                f"observed leaves out the site '{fixed[0]}', which has an observed value in the model: name it as "
+                "well, or give it no value"
+            )
     else:
-        names = tuple(name for name, site in sites.items() if site["is_observed"])
-        names = names or _sites_of_data(model, args, kwargs, tuple(sites))
+        taking = _sites_of_data(model, args, kwargs, tuple(sites))
+        names = tuple(name for name, site in sites.items() if site["is_observed"] or name in taking)
     if not names:
         raise ValueError(
             f"which of the sites {', '.join(sites)} are data? None of them takes an argument that was left at None: "

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayesdiff.calibration.ranks import rank_statistics, thin
+from bayesdiff.calibration.ranks import rank_statistics, smallest_known, thin
 
 NO_RANK = -1
 
@@ -52,8 +52,10 @@ class Records(NamedTuple):
         draws: (simulation, draw, quantity), thinned; NaN where there is no posterior.
         mean: (simulation, quantity) of all draws of the posterior.
         sd: (simulation, quantity) of all draws.
-        rhat: (simulation,) largest rank-normalised split R-hat; NaN for independent draws, or chains that never moved.
-        ess: (simulation,) smallest effective sample size, bulk and tail; the number of draws if they are independent.
+        rhat: (simulation,) largest rank-normalised split R-hat of the quantities that moved; NaN for independent draws,
+            or where none did.
+        ess: (simulation,) their smallest effective sample size, bulk and tail; the number of draws if they are
+            independent.
         divergences: (simulation,) divergent iterations.
         faults: (simulation,) of the algorithm, as numbers of `Fault`; those of R-hat and ESS depend on thresholds.
     """
@@ -139,4 +141,4 @@ def _largest_rhat(draws: np.ndarray) -> np.ndarray:
     moved = np.any(draws != draws[:, :1, :1], axis=(1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):
         measured = np.asarray(rhat(draws, chain_axis=1, draw_axis=2))
-    return np.where(moved, measured, np.nan).max(axis=1)
+    return -smallest_known(np.where(moved, -measured, np.nan))

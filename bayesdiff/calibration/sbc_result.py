@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesdiff.calibration.rank_tests import TESTS, RankTests, rank_tests
+from bayesdiff.calibration.rank_tests import TESTS, RankTests, p_text, rank_tests
 from bayesdiff.calibration.sbc_records import MEANING, NO_RANK, Fault, Records, join
-from bayesdiff.calibration.sbc_store import read_card, read_chunk
+from bayesdiff.calibration.sbc_store import WANTED, chunk_numbers, read_card, read_chunk
+from bayesdiff.calibration.tarp import Tarp, tarp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,24 +108,47 @@ class Sbc:
         Raises:
             ValueError: no simulation has a posterior.
         """
+        if not self.ranked.any():
+            raise ValueError(
+                f"none of {self.num_simulations} simulations has a posterior, so there are no ranks to test"
+            )
         return rank_tests(self.ranks[self.ranked], self.num_draws, self.names)
+
+    @cached_property
+    def joint(self) -> Tarp | None:
+        """TARP of all quantities together; None where fewer than two simulations have a posterior or nothing varies.
+
+        It finds what no quantity shows by itself, such as a wrong correlation.
+        """
+        varying = np.nanstd(self.truth, axis=0) > 0
+        if self.ranked.sum() < 2 or not varying.any():
+            return None
+        return tarp(self.truth[self.ranked][:, varying], self.draws[self.ranked][..., varying])
+
+    def uniform(self, level: float = 0.01) -> bool:
+        """Whether the ranks of every quantity and those of TARP pass, each family of tests at this level."""
+        return self.tests.passes(level) and (self.joint is None or self.joint.adjusted >= level)
 
     def passes(self, level: float = 0.01, max_failed: float = MAX_FAILED) -> bool:
         """Whether the posterior counts as calibrated.
 
-        All tests on ranks pass at this level, every simulation has a posterior, and at most the part ``max_failed`` of
-        them has a fault.
+        The ranks are uniform, those of every quantity and of all together (`uniform`), every simulation has a
+        posterior, and at most the part ``max_failed`` of them has a fault.
         """
         if not self.ranked.all() or len(self.failed) > max_failed * self.num_simulations:
             return False
-        return self.tests.passes(level)
+        return self.uniform(level)
 
     def table(self, level: float = 0.01) -> pd.DataFrame:
         """One row per quantity: p-values of all tests, mean |z|, contraction and what the ranks say.
 
         Columns ``ecdf``, ``chi_square``, ``location``, ``scale`` are p-values of single tests; ``adjusted`` is the
         smallest of a quantity after Holm's correction over the table; ``z_location`` and ``z_scale`` are positive for a
-        posterior that is too low and over-confident. ``attrs`` hold the numbers of simulations and of failed ones.
+        posterior that is too low and over-confident. ``attrs`` hold the numbers of simulations, of failed ones and of
+        those with divergent iterations, and the p-value of TARP.
+
+        Raises:
+            ValueError: no simulation has a posterior.
         """
         import pandas as pd
 
@@ -134,13 +158,15 @@ class Sbc:
         table["adjusted"] = tests.per_quantity
         table["z_location"] = tests.statistic[:, TESTS.index("location")]
         table["z_scale"] = tests.statistic[:, TESTS.index("scale")]
-        table["mean_absolute_z"] = np.nanmean(np.abs(self.z), axis=0)
-        table["contraction"] = np.nanmean(self.contraction, axis=0)
+        table["mean_absolute_z"] = mean_of_finite(np.abs(self.z))
+        table["contraction"] = mean_of_finite(self.contraction)
         table["verdict"] = np.where(tests.per_quantity < level, "fails", "passes")
         table.attrs = {
             "num_simulations": self.num_simulations,
             "num_failed": len(self.failed),
             "num_draws": self.num_draws,
+            "num_divergent": int(np.sum(self.records.divergences > 0)),
+            "joint": np.nan if self.joint is None else self.joint.adjusted,
             **self.failures(),
         }
         return table
@@ -150,19 +176,36 @@ class Sbc:
         if not self.ranked.any():
             return f"Nothing is known: none of {self.num_simulations} simulations has a posterior. {self._failed()}"
         wrong = self.tests.failures(level)
+        if self.joint is not None and self.joint.adjusted < level:
+            wrong.append(f"all quantities together (TARP, p {p_text(self.joint.adjusted)})")
+        too_many = len(self.failed) > max_failed * self.num_simulations
         smallest = float(self.tests.adjusted.min())
         number = len(self.names)
         what = f"{number} {'quantity' if number == 1 else 'quantities'} in {self.num_simulations} simulations"
         if wrong:
             sentence = f"Not calibrated, by {what}: {'; '.join(wrong)}."
+            if too_many:
+                sentence += " So many simulations failed that their chains alone may be the cause."
         elif self.passes(level, max_failed):
             verb = "passes all tests of its ranks" if number == 1 else "pass all tests of their ranks"
             sentence = f"Calibrated: {what} {verb} (smallest adjusted p = {smallest:.2g})."
         else:
             sentence = f"Undecided: the ranks of {what} pass (p = {smallest:.2g}), but too many simulations failed."
-        if self.attributes.get("status") == "interrupted":
-            sentence += " The study was interrupted."
-        return f"{sentence} {self._failed()}".strip()
+        return " ".join(part for part in (sentence, self._unfinished(), self._failed(), self._diverged()) if part)
+
+    def _unfinished(self) -> str:
+        status = self.attributes.get("status")
+        if status == "interrupted":
+            return "The study was interrupted."
+        if status != "unfinished":
+            return ""
+        beyond = int(self.attributes.get("num_beyond_gap", 0))
+        text = f"The study is unfinished, {self.num_simulations} of {self.attributes.get(WANTED)} simulations"
+        return f"{text}, and {beyond} more after a gap." if beyond else f"{text}."
+
+    def _diverged(self) -> str:
+        number = int(np.sum(self.records.divergences > 0))
+        return f"Chains diverged in {number} simulation{'s' if number > 1 else ''}." if number else ""
 
     def _failed(self) -> str:
         if not len(self.failed):
@@ -210,7 +253,8 @@ class Sbc:
 def read_sbc(path: str | Path, max_rhat: float = MAX_RHAT) -> Sbc:
     """What a store holds of a study, finished or not; nothing is computed.
 
-    Chunks are read from the first to the last one before a gap.
+    Chunks are read from the first to the last one before a gap. The attribute ``status`` is "unfinished" where there is
+    one, or where fewer simulations are there than were asked for, and ``num_beyond_gap`` counts those after it.
 
     Args:
         path: the store of `sbc` or `posterior_sbc`.
@@ -218,7 +262,7 @@ def read_sbc(path: str | Path, max_rhat: float = MAX_RHAT) -> Sbc:
 
     Raises:
         FileExistsError: it is no such store.
-        ValueError: a file is damaged, or no simulation is finished.
+        ValueError: a file is damaged, or no simulation is finished, or not the first.
     """
     path = Path(path)
     card = read_card(path)
@@ -227,6 +271,20 @@ def read_sbc(path: str | Path, max_rhat: float = MAX_RHAT) -> Sbc:
         parts.append(records)
         if records.number < card["chunk_size"]:
             break
+    later = [read_chunk(path, card, number) for number in chunk_numbers(path) if number >= max(1, len(parts))]
+    beyond = sum(records.number for records in later if records is not None)
     if not parts:
-        raise ValueError(f"'{path}' holds no finished simulation")
-    return Sbc(tuple(card["names"]), join(parts), card, max_rhat)
+        more = f", but {beyond} after a gap: continue it" if beyond else ""
+        raise ValueError(f"'{path}' holds no finished simulation from the first on{more}")
+    records = join(parts)
+    finished = not beyond and records.number >= card.get(WANTED, 0)
+    status = {"status": "complete"} if finished else {"status": "unfinished", "num_beyond_gap": beyond}
+    return Sbc(tuple(card["names"]), records, {**card, "num_simulations": records.number, **status}, max_rhat)
+
+
+def mean_of_finite(values: np.ndarray) -> np.ndarray:
+    """Mean over simulations of each quantity, those left out whose posterior has no width; NaN where none is left."""
+    finite = np.isfinite(values)
+    number = finite.sum(axis=0)
+    total = np.where(finite, values, 0.0).sum(axis=0)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)

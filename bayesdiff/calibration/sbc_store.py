@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ from safetensors.numpy import load, save
 from bayesdiff.calibration.sbc_records import Records
 
 CARD, INPUTS = "study.json", "inputs.safetensors"
+WANTED = "num_wanted"
+"""Entry of the card: how many simulations were asked for at most."""
 # What makes two studies the same; the rest of the card only informs.
 _WORDS = {
     "study": "the study",
@@ -34,6 +37,7 @@ _WORDS = {
     "quantities_hash": "the quantities",
     "observation_hash": "the observation",
     "simulator_hash": "the simulator of the data",
+    "num_reference": "the draws of the reference",
     "chunk_size": "the simulations of a chunk",
 }
 
@@ -84,13 +88,17 @@ class StudyStore:
         from bayesdiff.sampling.interrupts import Lock
 
         self.path = Path(path)
-        new = not self.path.exists() or (self.path.is_dir() and _is_unused(self.path))
-        self.card = None if new else read_card(self.path)
+        if self.path.exists() and not (self.path.is_dir() and _is_unused(self.path)):
+            read_card(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.path)
+        # Another process may have begun the study until the lock was ours.
+        self.card = None if _is_unused(self.path) else read_card(self.path)
 
     def begin(self, card: Mapping[str, Any], inputs: Mapping[str, np.ndarray] | None = None) -> None:
         """Say what the study is, and keep arrays that its simulator uses.
+
+        Warns where the packages have other versions than those that made what is there.
 
         Raises:
             FileExistsError: it holds another one; the message says what differs.
@@ -104,10 +112,28 @@ class StudyStore:
             raise FileExistsError(
                 f"store '{self.path}' holds another study: {'; '.join(found)}. Choose another path, or remove it"
             )
+        else:
+            if self.card.get("versions") != card.get("versions"):
+                text = f"store '{self.path}' was begun with other versions of packages: {self.card.get('versions')}"
+                warnings.warn(text, UserWarning, stacklevel=4)
+            if self.card.get(WANTED, 0) < card[WANTED]:
+                self.card[WANTED] = card[WANTED]
+                _put(self.path / CARD, json.dumps(self.card, indent=1).encode())
 
     def inputs(self) -> dict[str, np.ndarray] | None:
-        """The arrays that the simulator uses; None if the study is a new one."""
-        return None if self.card is None else load((self.path / INPUTS).read_bytes())
+        """The arrays that the simulator uses; None if the study is a new one.
+
+        Raises:
+            FileExistsError: it holds a study without any.
+        """
+        if self.card is None:
+            return None
+        if not (self.path / INPUTS).exists():
+            raise FileExistsError(
+                f"store '{self.path}' holds another study: the study was {self.card['study']}. Choose another path, or "
+                "remove it"
+            )
+        return load((self.path / INPUTS).read_bytes())
 
     def read(self, number: int) -> Records | None:
         """Finished simulations of a chunk."""
@@ -149,6 +175,11 @@ def read_card(path: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or "study" not in card:
         raise FileExistsError(f"'{path}' exists and is no store of a calibration study: choose another path")
     return card
+
+
+def chunk_numbers(path: Path) -> list[int]:
+    """Numbers of the chunks that are there, in order."""
+    return sorted(int(file.stem.removeprefix("chunk-")) for file in path.glob("chunk-*.safetensors"))
 
 
 def read_chunk(path: Path, card: Mapping[str, Any], number: int) -> Records | None:
@@ -206,5 +237,8 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _put(file: Path, content: bytes) -> None:
     partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(content)
+    with open(partial, "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
     os.replace(partial, file)

@@ -5,8 +5,8 @@ by the algorithm on trial. If model and algorithm are right, the rank of theta_i
 {0, ..., L}, for every scalar quantity of parameters and data; `bayesdiff.calibration.rank_tests` asks whether it is.
 
 Simulation i is made by the key and by i alone, so that a longer study continues a shorter one. Simulations go in chunks
-whose composition does not depend on how many are wanted, because chains amplify the rounding by which programs of
-different shapes differ.
+whose size a study keeps when it is extended, because chains amplify the rounding by which programs of different shapes
+differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bayesdiff.calibration.sbc_engines import Engine, Settings, key_of_study, ma
 from bayesdiff.calibration.sbc_problem import Model, Problem, Quantity, Simulator, make_problem
 from bayesdiff.calibration.sbc_records import Records, join
 from bayesdiff.calibration.sbc_result import MAX_RHAT, Sbc
-from bayesdiff.calibration.sbc_store import Chunks, MemoryChunks, StudyStore
+from bayesdiff.calibration.sbc_store import WANTED, Chunks, MemoryChunks, StudyStore
 from bayesdiff.calibration.sbc_workers import Task, missing, run_on
 from bayesdiff.sampling.chains import Algorithm
 from bayesdiff.sampling.direct import DirectAlgorithm
@@ -96,7 +96,8 @@ def sbc(
             not, e.g. ``{"log_likelihood": log_likelihood(model)}`` or the power of a field.
         observed: names of the observed sites; by default those that take an argument left at None.
         store: folder of the study, see above.
-        chunk_size: data sets run together; by default as many as fit into a gigabyte, 50 at most.
+        chunk_size: data sets run together; by default as many as fit into a gigabyte, 50 and ``num_simulations`` at
+            most, or 10 of an algorithm that takes one after another. A study that is continued keeps its own.
         max_rhat: R-hat above which chains count as failed.
         progress: whether to show a progress bar.
         model_kwargs: keyword arguments of the model.
@@ -231,7 +232,7 @@ def run_study(
     engine = make_engine(key, problem, settings)
     held = None if store is None or store.card is None else int(store.card["chunk_size"])
     size = plan.chunk_size or held or engine.chunk_size(plan.num_simulations)
-    card = _card(key, engine, about, size)
+    card = _card(key, engine, about, size) | {WANTED: plan.num_simulations}
     chunks: Chunks = MemoryChunks()
     if store is not None:
         store.begin(card, inputs)

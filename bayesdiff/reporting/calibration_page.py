@@ -23,6 +23,7 @@ from bayesdiff.reporting.html_page import Level, Picture, Section, banner, pairs
 if TYPE_CHECKING:
     from bayesdiff.calibration import FieldChecks, Sbc
 
+_CONSTANT = "The true values do not vary from simulation to simulation."
 _HEADINGS = {"good": "Calibrated", "caution": "Undecided", "bad": "Not calibrated"}
 _ABSENT = {
     0: "No simulation has a posterior, so there is nothing to show here.",
@@ -70,8 +71,8 @@ def write_calibration_report(
 
 
 def judge(study: Sbc, level: float = 0.01) -> Level:
-    """``bad`` where the ranks are not uniform, ``caution`` where too much failed to know, else ``good``."""
-    if study.ranked.any() and not study.tests.passes(level):
+    """``bad`` where ranks or TARP fail, ``caution`` where too much failed to know, else ``good``."""
+    if study.ranked.any() and not study.uniform(level):
         return "bad"
     return "good" if study.passes(level) else "caution"
 
@@ -101,28 +102,30 @@ def _pictures(study: Sbc) -> list[Picture]:
             lambda: ecdf_figure(study),
             f"Rank of the truth among {draws} of the posterior, over all simulations, less what is expected. The band "
             "holds the whole curve of a calibrated posterior with 95 % probability. Over-confident posteriors rise "
-            "first and fall below the line later; biased ones stay on one side of it.",
+            "first and fall below the line later; biased ones stay on one side of it. The p-value is the smallest of "
+            "all tests of the quantity after Holm's correction over the table.",
         ),
         Picture(
             "ranks",
             "Ranks: histograms",
             lambda: rank_histogram_figure(study),
             "The same ranks. A valley in the middle is an over-confident posterior, a hill one that is too wide, a "
-            "slope a bias. The band holds 95 % of the bins.",
+            "slope a bias. The band holds 95 % of the bins, each by itself.",
         ),
         Picture(
             "coverage",
             "Coverage of central intervals",
             lambda: coverage_figure(study),
             "Below the diagonal: over-confident. The band holds 95 % of the values at each level; the p-value is of "
-            "the whole curve.",
+            "the whole curve, for itself.",
         ),
         Picture(
             "tarp",
             "Joint coverage (TARP)",
-            lambda: tarp_figure(study),
+            _CONSTANT if study.joint is None else lambda: tarp_figure(study),
             "Expected coverage of regions around random references, of all quantities together, in units of their "
-            "prior's standard deviation (Lemos et al. 2023). The band is the bootstrap's over simulations.",
+            "prior's standard deviation (Lemos et al. 2023). The band is the bootstrap's over simulations. The verdict "
+            "takes the smaller of the two p-values twice.",
         ),
         Picture(
             "z",

@@ -17,7 +17,6 @@ from scipy.stats import binom
 
 from bayesdiff.calibration.coverage import central_coverage
 from bayesdiff.calibration.ecdf import ecdf_band, rank_ecdf
-from bayesdiff.calibration.tarp import tarp
 from bayesdiff.reporting.parameters import symbol
 from bayesdiff.reporting.style import CHAINS, INK, POSTERIOR, PRIOR, TRUTH, despine, new_figure, styled
 
@@ -58,15 +57,17 @@ def ecdf_figure(study: Sbc) -> Figure:
 def rank_histogram_figure(study: Sbc, bins: int = 20) -> Figure:
     """Histogram of every quantity's ranks; the band holds 95 % of the bins of uniform ranks."""
     ranks, num_ranks = study.ranks[study.ranked], study.num_draws + 1
-    # Bins of equally many ranks, or a flat histogram would not look flat.
-    bins = max(d for d in range(1, min(bins, num_ranks) + 1) if num_ranks % d == 0)
-    low, high = (binom.ppf(q, len(ranks), 1 / bins) * bins / len(ranks) for q in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
+    bins = min(bins, num_ranks)
+    # Bins hold whole ranks, as equally many as that allows, and each is divided by its own.
+    edges = np.arange(bins + 1) * num_ranks // bins
+    share = np.diff(edges) / num_ranks
+    low, high = (binom.ppf(q, len(ranks), share) / (len(ranks) * share) for q in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
     figure, panels = _grid(len(study.names), 1.9)
     for name, values, axes in zip(study.names, ranks.T, panels, strict=False):
-        density, edges = np.histogram(values, bins=bins, range=(-0.5, num_ranks - 0.5))
-        axes.axhspan(float(low), float(high), color=BAND, lw=0)
+        number, _ = np.histogram(values, bins=edges - 0.5)
+        axes.stairs(high, edges / num_ranks, baseline=low, fill=True, color=BAND, lw=0)
         axes.axhline(1.0, color=PRIOR, lw=0.9)
-        axes.stairs(density * bins / len(ranks), (edges + 0.5) / num_ranks, fill=True, color=POSTERIOR, alpha=0.75)
+        axes.stairs(number / (len(ranks) * share), edges / num_ranks, fill=True, color=POSTERIOR, alpha=0.75)
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1], title=symbol(name))
         despine(axes)
     figure.supxlabel("fractional rank of the truth", fontsize=9)
@@ -91,8 +92,14 @@ def coverage_figure(study: Sbc) -> Figure:
 
 @styled
 def tarp_figure(study: Sbc) -> Figure:
-    """Expected coverage of the joint posterior of all quantities, by distances from the truths of other simulations."""
-    return _tarp(tarp(study.truth[study.ranked], study.draws[study.ranked]))
+    """Expected coverage of the joint posterior of all quantities, by distances from the truths of other simulations.
+
+    Raises:
+        ValueError: there is none (`Sbc.joint`).
+    """
+    if study.joint is None:
+        raise ValueError("TARP needs two simulations or more whose truths differ")
+    return _tarp(study.joint)
 
 
 @styled
@@ -152,13 +159,15 @@ def z_contraction_figure(study: Sbc) -> Figure:
         z, contraction = study.z[:, index], study.contraction[:, index]
         axes.axhspan(-2.0, 2.0, color=BAND, lw=0)
         axes.axhline(0.0, color=PRIOR, lw=0.9)
-        for chosen, colour, marker in ((~failed, POSTERIOR, "."), (failed, TRUTH, "x")):
+        known = np.isfinite(z) & np.isfinite(contraction)
+        for chosen, colour, marker in ((~failed & known, POSTERIOR, "."), (failed & known, TRUTH, "x")):
             axes.plot(contraction[chosen], z[chosen], marker, color=colour, ms=4, alpha=0.7, mew=1)
-        reach = max(3.2, 1.1 * float(np.nanmax(np.abs(z), initial=0.0)))
+        reach = max(3.2, 1.1 * float(np.max(np.abs(z[known]), initial=0.0)))
         axes.set(ylim=(-reach, reach))
         # Well measured parameters have contractions of many digits, whose labels would overlap.
         axes.locator_params(axis="x", nbins=3)
-        axes.set_title(f"{symbol(name)}: mean |z| = {np.nanmean(np.abs(z)):.2f}")
+        mean = f"{np.abs(z[known]).mean():.2f}" if known.any() else "unknown"
+        axes.set_title(f"{symbol(name)}: mean |z| = {mean}")
         despine(axes)
     figure.supxlabel("contraction, 1 − posterior variance / variance of the truths", fontsize=9)
     figure.supylabel("z = (mean − truth) / sd", fontsize=9)

@@ -10,6 +10,7 @@ one.
 from __future__ import annotations
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -118,6 +119,12 @@ def _arrays(value: Any) -> dict[str, Any]:
     return {name: x for name, x in getattr(value, "__dict__", {}).items() if isinstance(x, jax.Array | np.ndarray)}
 
 
+def _held(value: Any) -> dict[str, Any]:
+    """The numbers, names and arrays among the attributes of an object."""
+    plain = (jax.Array, np.ndarray, int, float, complex, str, bytes, tuple)
+    return {name: x for name, x in getattr(value, "__dict__", {}).items() if isinstance(x, plain)}
+
+
 def _without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
@@ -131,7 +138,7 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
             value = jax.random.key_data(value)  # pyright: ignore[reportArgumentType]
         array = np.ascontiguousarray(value)
         digest.update(str((array.dtype, array.shape)).encode() + array.tobytes())
-    elif isinstance(value, float | complex | str | bytes | bool | None):
+    elif isinstance(value, int | float | complex | str | bytes | None):
         digest.update(repr(value).encode())
     elif isinstance(value, Mapping):
         for name, entry in value.items():
@@ -140,6 +147,13 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
     elif isinstance(value, list | tuple):
         for entry in value:
             _feed(digest, entry, seen)
+    elif isinstance(value, types.MethodType):
+        _feed_function(digest, value.__func__, seen)
+        counters = _stored(value.__func__, "STORE_ATTR")
+        for name, held in _held(value.__self__).items():
+            if name not in counters:
+                digest.update(name.encode())
+                _feed(digest, held, seen)
     elif isinstance(value, types.FunctionType | functools.partial):
         _feed_function(digest, value, seen)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -147,13 +161,13 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
         for field in dataclasses.fields(value):
             digest.update(field.name.encode())
             _feed(digest, getattr(value, field.name), seen)
-    elif not isinstance(value, int):
+    else:
         digest.update(type(value).__qualname__.encode())
         if type(value).__repr__ is not object.__repr__:
             digest.update(_without_addresses(repr(value)).encode())
-        for name, array in _arrays(value).items():
+        for name, held in _held(value).items():
             digest.update(name.encode())
-            _feed(digest, array, seen)
+            _feed(digest, held, seen)
 
 
 def _feed_function(digest: Any, function: Any, seen: set[int]) -> None:
@@ -165,7 +179,10 @@ def _feed_function(digest: Any, function: Any, seen: set[int]) -> None:
         _feed(digest, (function.func, function.args, dict(function.keywords)), seen)
         return
     function = inspect.unwrap(function)
-    source = function if isinstance(function, types.FunctionType | types.MethodType) else type(function)
+    if isinstance(function, types.MethodType):
+        _feed(digest, function, seen)
+        return
+    source = function if isinstance(function, types.FunctionType) else type(function)
     try:
         digest.update(inspect.getsource(source).encode())
     except (OSError, TypeError):
@@ -177,9 +194,17 @@ def _feed_function(digest: Any, function: Any, seen: set[int]) -> None:
         used = inspect.getclosurevars(function)
     except ValueError:  # it closes over a variable that has no value yet
         return
+    counters = _stored(function, "STORE_DEREF", "STORE_GLOBAL")
     # Python finds the names as a set, whose order changes from process to process.
     for name, value in sorted({**used.nonlocals, **used.globals}.items(), key=lambda item: item[0]):
+        if name in counters:
+            continue
         elsewhere = isinstance(value, types.FunctionType) and value.__module__ != function.__module__
         if not (elsewhere or isinstance(value, types.ModuleType | type)):
             digest.update(name.encode())
             _feed(digest, value, seen)
+
+
+def _stored(function: types.FunctionType, *operations: str) -> set[str]:
+    """Names that a function itself sets: counters, and no part of the model."""
+    return {x.argval for x in dis.get_instructions(function) if x.opname in operations}
