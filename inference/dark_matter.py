@@ -63,6 +63,12 @@ def dark_matter(
     ] = None,
     radius: Annotated[float, typer.Option(help="Of the discs [Mpc/h].", rich_help_panel=_INFERENCE)] = 3.0,
     num_draws: Annotated[int, typer.Option(min=40, help="Draws of the field.", rich_help_panel=_INFERENCE)] = 600,
+    num_evaluations: Annotated[
+        int,
+        typer.Option(
+            min=4, help="Of the network, for a draw; the published model takes 250.", rich_help_panel=_INFERENCE
+        ),
+    ] = 24,
     cosmology: Annotated[
         bool,
         typer.Option(
@@ -94,6 +100,7 @@ def dark_matter(
     with speaking():
         from inference.folder import clear_output, refuse_output
         from models.dark_matter.observation import read_stars, simulate_stars
+        from models.dark_matter.prior import scales_of
         from models.density_fields.data import PIXEL
 
         refuse_output(output, overwrite)
@@ -104,7 +111,7 @@ def dark_matter(
         observed = (
             simulate_stars(seed, omega_m, sigma_8, recipe, map_index)
             if stars_file is None
-            else read_stars(stars_file, PIXEL if pixel_mpc_h is None else pixel_mpc_h)
+            else read_stars(stars_file, scales_of(reconstruction).stars, PIXEL if pixel_mpc_h is None else pixel_mpc_h)
         )
         discs = choose_discs(observed.stars, region, radius)
         clear_output(output)
@@ -113,6 +120,7 @@ def dark_matter(
         "model": model,
         "model_hash": reconstruction.fingerprint(),
         "num_draws": num_draws,
+        "num_evaluations": num_evaluations,
         "cosmology": cosmology and observed.stars.shape == reconstruction.event_shape[-2:],
         "seed": seed,
         "command": command_line(),

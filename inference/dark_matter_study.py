@@ -45,7 +45,7 @@ def run(
         observed: the stars.
         reconstruction: the model.
         discs: regions (H, W) by name.
-        settings: ``num_draws``, ``cosmology`` and ``seed``; all are kept with the result.
+        settings: ``num_draws``, ``num_evaluations``, ``cosmology`` and ``seed``; all are kept with the result.
         progress: show progress bars.
 
     Returns:
@@ -53,7 +53,7 @@ def run(
         log10 of the surface density, in ``fields`` and what is known of the truth in ``truth``. Interrupted after the
         first draws it holds those and says so in ``status``.
     """
-    key = jax.random.key(settings["seed"])
+    key, steps = jax.random.key(settings["seed"]), settings["num_evaluations"]
     spectrum = load_spectrum(reconstruction) if settings["cosmology"] else None
     fields: list[np.ndarray] = []
     parameters: list[np.ndarray] = []
@@ -63,9 +63,9 @@ def run(
             for index in bar.track(range(chunks), description="Dark matter"):
                 one = jax.random.fold_in(key, index)
                 if spectrum is None:
-                    drawn = draw(one, reconstruction, observed.stars, CHUNK)
+                    drawn = draw(one, reconstruction, observed.stars, CHUNK, steps)
                 else:
-                    drawn, cosmologies = draw_joint(one, reconstruction, spectrum, observed.stars, CHUNK)
+                    drawn, cosmologies = draw_joint(one, reconstruction, spectrum, observed.stars, CHUNK, steps)
                     parameters.append(cosmologies)
                 fields.append(drawn)
     except KeyboardInterrupt:

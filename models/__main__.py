@@ -57,6 +57,14 @@ KINDS = {
 """Recipes for priors of several kinds, and where."""
 BASELINES = Path(__file__).parent / "density_fields" / "baselines.safetensors"
 
+OPTIONS = {
+    "start": (Recipe.density_fields,),
+    "maps": (Recipe.density_fields, Recipe.dark_matter, Recipe.cib_tsz, Recipe.cib),
+    "size": (Recipe.density_fields,),
+    "suite": (Recipe.dark_matter,),
+}
+"""Recipes that an option is for."""
+
 
 @app.command("train")
 def train(
@@ -82,9 +90,16 @@ def train(
     maps: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of maps in the layout of CAMELS, for density_fields; of mocks, or a file of patches, for "
-            "cib_tsz and cib.",
+            help="Folder of maps in the layout of CAMELS, for density_fields and dark_matter; of mocks, or a file of "
+            "patches, for cib_tsz and cib.",
             show_default="build/density_fields, build/cib_tsz",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose Mcdm and Mstar maps of that folder, for dark_matter: e.g. IllustrisTNG, SIMBA or Astrid.",
+            show_default="JaxPM-power",
         ),
     ] = None,
     size: Annotated[
@@ -102,14 +117,13 @@ def train(
 
     from bayesdiff.diffusion.model import load_model
 
-    only = {"start": start, "maps": maps, "size": size}
-    given = [name for name, value in only.items() if value is not None]
-    if recipe in (Recipe.cib_tsz, Recipe.cib) and given == ["maps"]:
-        given = []
-    if given and recipe is not Recipe.density_fields:
-        typer.echo(f"Error: --{given[0]} is for density_fields, got {recipe.value}", err=True)
-        raise typer.Exit(2)
-    of_maps = {name: value for name, value in (("folder", maps), ("size", size)) if value is not None}
+    for option, value in {"start": start, "maps": maps, "size": size, "suite": suite}.items():
+        if value is not None and recipe not in OPTIONS[option]:
+            known = ", ".join(OPTIONS[option])
+            typer.echo(f"Error: --{option} is for {known}, got {recipe.value}", err=True)
+            raise typer.Exit(2)
+    of_maps = {"folder": maps, "size": size, "suite": suite}
+    of_maps = {name: value for name, value in of_maps.items() if value is not None}
     name = NAMES[recipe] if size is None else f"density-fields-{size}"
     baselines, several = recipe is Recipe.density_baselines, recipe in KINDS
     folders = {Recipe.density_baselines: "density_fields.baselines"}

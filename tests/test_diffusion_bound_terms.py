@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
+from numpyro.distributions import kl_divergence
 
 import bayesdiff as bd
 from bayesdiff.diffusion.bound_terms import bound_terms
@@ -35,6 +37,16 @@ def test_terms_of_the_exact_denoiser_add_up_to_its_density(x64, noise):
     # The ends of the schedule and the strata, which are two thousand, cost hundredths of a nat.
     assert float(terms.log_density) == pytest.approx(float(bd.DiffusionPrior(model).log_prob(x)), abs=0.05)
     assert float(terms.prior) == pytest.approx(0.0, abs=0.01)
+
+
+def test_the_prior_term_is_the_divergence_at_the_end_of_a_short_schedule(x64):
+    exact = bd.GaussianDenoiser(power(), 0.3)
+    model = bd.DiffusionModel(exact, bd.schedules.LearnedLinear(gamma_min=-13.3, gamma_max=1.0), bd.WhiteNoise(), SHAPE)
+    x, s = field(exact), float(jnp.exp(0.5))
+    expected = kl_divergence(dist.Normal(x, s), dist.Normal(0.0, jnp.sqrt(1.0 + s**2))).sum()
+    terms = bound_terms(jax.random.key(0), model, x, num_times=8)
+    assert float(expected) > 10.0
+    assert float(terms.prior) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_bound_of_a_wrong_denoiser_is_lower_and_within_its_error_without_a_twin(x64):

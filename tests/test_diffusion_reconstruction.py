@@ -10,6 +10,7 @@ import pytest
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.reconstruction import LinearReconstruction, fit_linear_reconstruction
+from bayesdiff.networks import wiener
 from bayesdiff.networks.tiles import apply_in_tiles
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import initialise
@@ -150,3 +151,17 @@ def test_tiles_with_the_margin_of_their_reach_are_the_whole():
     assert np.abs(short - whole).max() > 0.1
     with pytest.raises(ValueError, match="must be divisible by 8, got 20"):
         apply_in_tiles(network, h[:, :20], whole=16, margin=4, largest=16)
+
+
+def test_a_wide_field_seen_in_tiles_is_nearly_the_whole(monkeypatch):
+    """Of the network that ships: norms over a tile are not those over the field, and that is all that differs."""
+    model = bd.load_pretrained("dark-matter-64")
+    stars = 0.7 * jax.random.normal(jax.random.key(0), (2, 256, 256))
+    given, y = model.given(stars), jax.random.normal(jax.random.key(1), (1, 256, 256))
+    level, power = jnp.asarray(0.5), jnp.ones((1, 256, 256))
+    linear = given.twin_at(given.context_array(None))
+    tiled = given.denoiser(y, level, power, stars)
+    monkeypatch.setattr(wiener, "LARGEST_WHOLE", 256)
+    whole = given.denoiser(y, level, power, stars)
+    correction = whole - linear(y, level, power, stars)
+    assert 0.0 < float(jnp.std(tiled - whole)) < 0.1 * float(jnp.std(correction))

@@ -47,7 +47,7 @@ def stars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(model: Path, stars: Path, output: Path, *more: object):
-    options = ("--num-draws", 40, "--no-cosmology", "--quiet")
+    options = ("--num-draws", 40, "--num-evaluations", 12, "--no-cosmology", "--quiet")
     return run("dark_matter", "--model", model, "--stars", stars, *options, "--output", output, *more)
 
 
@@ -114,11 +114,20 @@ def test_bad_maps_are_one_sentence(model, tmp_path) -> None:
         (np.full((SIZE, SIZE), np.nan), "finite and not negative, got 4096 that are not"),
         (np.zeros((60, 64)), "multiples of 8 pixels, got float64 (60, 64)"),
         (np.zeros((4, SIZE, SIZE)), "must be one map of numbers"),
+        (np.full((SIZE, SIZE), 1e10), "must be in the unit and on the pixels of the maps"),
     ):
         np.save(path, values)
         result = short(model, path, tmp_path / "run")
         assert result.exit_code == 2
         assert words in " ".join(result.output.split())
+
+
+def test_a_map_without_stars_is_reconstructed_and_said_to_be_one(model, tmp_path) -> None:
+    path = tmp_path / "stars.npy"
+    np.save(path, np.zeros((SIZE, SIZE)))
+    result = short(model, path, tmp_path / "run", "--region", "20,40")
+    assert result.exit_code in (0, 3), result.output
+    assert "which has not a single star" in " ".join(result.output.split())
 
 
 def test_wide_maps_have_draws_and_no_cosmology(model, tmp_path) -> None:

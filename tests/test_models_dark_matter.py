@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
+from typer.testing import CliRunner
 
 pytest.importorskip("jaxpm", reason="needs JaxPM: pip install -e '.[simulations]'")
 
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.reconstruction import fit_linear_reconstruction
+from models.__main__ import app
 from models.dark_matter import prior, sets, stars
 from models.dark_matter.data import Pairs, Scales, StellarScale, check_stars, load_pairs
 from models.dark_matter.model import draw, make_joint_model, make_model
+from models.dark_matter.observation import read_stars
 from models.dark_matter.pictures import Reconstruction, maps_figure, spectra_figure
 from models.dark_matter.quality import reconstruction_errors
 from models.dark_matter.regions import disc, mass_in
@@ -150,8 +156,81 @@ def test_what_is_no_map_of_stars_is_refused(pairs: Pairs, tmp_path: Path) -> Non
     np.save(tmp_path / "Maps_Mstar_Toy_LH_z=0.00.npy", mass[:, :48, :48])
     with pytest.raises(ValueError, match="of 48 pixels cannot be averaged to 64"):
         load_pairs(tmp_path, "Toy")
-    with pytest.raises(FileNotFoundError, match="Maps_Mstar_Other_LH"):
+    with pytest.raises(FileNotFoundError, match="Maps_Mcdm_Other_LH"):
         load_pairs(tmp_path, "Other")
+
+
+def test_dark_matter_and_stars_are_of_one_suite(pairs: Pairs, tmp_path: Path) -> None:
+    """Two suites in one folder, one of them of several recipes for its stars."""
+    write_pairs(tmp_path)
+    for file in ("Maps_Mcdm_{}_LH_z=0.00.npy", "params_LH_{}.txt"):
+        (tmp_path / file.format("Else")).write_bytes((tmp_path / file.format("Toy")).read_bytes())
+    np.save(tmp_path / "Maps_Mcdm_Else_LH_z=0.00.npy", 2.0 * np.load(tmp_path / "Maps_Mcdm_Toy_LH_z=0.00.npy"))
+    (tmp_path / "Maps_Mstar_Toy_LH_z=0.00.npy").rename(tmp_path / "Maps_Mstar_Toy-power_LH_z=0.00.npy")
+    found = load_pairs(tmp_path, "Toy-power")
+    np.testing.assert_array_equal(found.density.surface_density, pairs.density.surface_density)
+    with pytest.raises(FileNotFoundError, match="Maps_Mstar_Else_LH"):
+        load_pairs(tmp_path, "Else")
+
+
+def test_recipes_put_stars_in_other_places() -> None:
+    rho = np.exp(np.random.default_rng(1).normal(0.0, 1.0, (16, 16, 16))).astype(np.float32)
+    found = [np.asarray(stars.intensity(r, jnp.asarray(rho / rho.mean()), np.ones(2), TINY)) for r in stars.RECIPES]
+    for one, other in itertools.combinations(found, 2):
+        # The mean is that of the winds; where the stars are differs by a good part of it.
+        assert np.abs(one - other).mean() > 0.1 * one.mean()
+
+
+def test_a_file_of_stars_must_be_like_those_of_the_training(pairs: Pairs, tmp_path: Path) -> None:
+    scale, path = StellarScale.of(pairs.stars), tmp_path / "stars.npy"
+    np.save(path, pairs.stars[0])
+    np.testing.assert_array_equal(read_stars(path, scale).stars, pairs.stars[0])
+    np.save(path, 1e10 * pairs.stars[0])
+    with pytest.raises(ValueError, match="must be in the unit and on the pixels of the maps that the reconstruction"):
+        read_stars(path, scale)
+    # Pixels of a quarter of the side, of which each has a sixteenth of the stars.
+    np.save(path, np.repeat(np.repeat(pairs.stars[0] / 16, 4, 0), 4, 1))
+    with pytest.raises(ValueError, match="to a factor of 8"):
+        read_stars(path, scale)
+
+
+def test_without_a_single_star_there_is_little_mass(pairs: Pairs, tmp_path: Path) -> None:
+    training, held_out = pairs.split(1)
+    scales = Scales.of(training)
+    paired = scales.paired(training)
+    linear = fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps))
+    model, path = prior.make_prior(linear, scales), tmp_path / "stars.npy"
+    np.save(path, np.zeros((64, 64)))
+    observed = read_stars(path, scales.stars)
+    assert "not a single star" in observed.description
+    empty, full = (draw(jax.random.key(0), model, x, 4, 12) for x in (observed.stars, held_out.stars[0]))
+    assert np.isfinite(empty).all()
+    assert empty.mean() < full.mean() - 0.5
+    assert empty.mean(axis=0).std() < full.mean(axis=0).std()
+
+
+def test_the_dark_matter_behind_stars_and_other_data_has_its_exact_posterior(pairs: Pairs) -> None:
+    """Gibbs on a prior that stars are given to; the posterior of the linear reconstruction is a Wiener filter's."""
+    training, held_out = pairs.split(1)
+    scales = Scales.of(training)
+    paired = scales.paired(training)
+    linear = fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps))
+    given = prior.make_prior(linear, scales).given(scales.stars.maps(held_out.stars[0][:32, :32]))
+    level = 0.3
+
+    def observed(y=None):
+        x = numpyro.sample("x", bd.DiffusionPrior(given))
+        numpyro.sample("y", dist.Normal(x, level).to_event(3), obs=y)
+
+    truth = bd.DiffusionPrior(given).sample(jax.random.key(0))
+    y = truth + level * jax.random.normal(jax.random.key(1), truth.shape)
+    algorithm = bd.GibbsDiffusion(num_warmup=20)
+    data = bd.sample(jax.random.key(2), observed, y, algorithm=algorithm, num_samples=100, progress=False)
+    x = np.asarray(data["posterior"]["x"]).reshape(-1, *truth.shape)
+    context = given.context_array(None)
+    exact = given.denoiser(y, jnp.asarray(level), given.noise_power(context), context)
+    error = x.std(axis=0) / np.sqrt(len(x))
+    assert np.sqrt(np.mean(((x.mean(axis=0) - exact) / error) ** 2)) < 1.5
 
 
 def test_mass_in_regions() -> None:
@@ -188,6 +267,19 @@ def test_the_recipe_ends_in_a_model_that_reconstructs(
     truth = prior.scales_of(model).density.field(held_out.density.surface_density[0])
     assert ours.shape == (6, 1, 64, 64)
     assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
+
+
+def test_training_maps_of_another_suite_go_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict] = []
+    monkeypatch.setattr(prior, "train_denoiser", lambda settings, checkpoints, **of_maps: asked.append(of_maps))
+    monkeypatch.setattr(prior, "publish", lambda denoiser, settings, path, **of_maps: asked.append(of_maps))
+    command = ["train", "dark_matter", "--maps", str(tmp_path), "--suite", "SIMBA", "--output", str(tmp_path / "model")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert asked == [{"folder": tmp_path, "suite": "SIMBA"}] * 2
+    result = CliRunner().invoke(app, ["train", "matter", "--suite", "SIMBA"])
+    assert result.exit_code == 2
+    assert "--suite is for dark_matter, got matter" in result.output
 
 
 def test_a_reconstruction_is_a_site_of_a_model_and_has_pictures(pairs: Pairs, tmp_path: Path) -> None:

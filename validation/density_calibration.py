@@ -35,7 +35,7 @@ from validation.ranked import quantity_figures
 
 NAMES = tuple(PARAMETER_BOUNDS)
 NUM, KEY = 300, 31
-NUM_TIMES_PLAIN, NUM_SAMPLED = 16, 32
+NUM_TIMES_PLAIN, NUM_SAMPLED = 16, 24
 WEAK_TWIN = 0.1
 """Exponent of the twin's likelihood, which is 3 standard deviations off; at 0.1 two rounds of points are enough."""
 

@@ -138,15 +138,15 @@ def load_pairs(folder: Path | str, suite: str = "JaxPM-power", size: int = SIZE)
     """Open dark matter and stars of a suite, without reading them.
 
     Args:
-        folder: that has ``Maps_Mstar_<suite>_LH_z=0.00.npy``, one file of dark matter of set LH and its parameters.
-        suite: that made the stars.
+        folder: that has ``Maps_Mstar_<suite>_LH_z=0.00.npy``, the dark matter of the same suite and its parameters.
+        suite: that made both, e.g. IllustrisTNG. What follows a hyphen is a recipe, which the dark matter has not.
         size: pixels per side; finer maps are averaged.
 
     Raises:
         FileNotFoundError: a file is missing; ``python -m models simulate`` and its ``--stars`` make those of JaxPM.
         ValueError: dark matter and stars are not map for map of one resolution.
     """
-    density = load_maps(folder, "LH", size)
+    density = load_maps(folder, "LH", size, suite.partition("-")[0])
     stars = open_maps(only_file(Path(folder), f"Maps_Mstar_{suite}_LH_z=0.00.npy"))
     if len(stars) != len(density.surface_density):
         raise ValueError(

@@ -108,7 +108,12 @@ def make_joint_model(reconstruction: bd.DiffusionModel, spectrum: PowerSpectrumB
 
 
 def draw_joint(
-    key: jax.Array, reconstruction: bd.DiffusionModel, spectrum: PowerSpectrumBaseline, stars: np.ndarray, num: int
+    key: jax.Array,
+    reconstruction: bd.DiffusionModel,
+    spectrum: PowerSpectrumBaseline,
+    stars: np.ndarray,
+    num: int,
+    num_evaluations: int = NUM_EVALUATIONS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Independent draws of the dark matter and of the cosmology that it has.
 
@@ -118,11 +123,12 @@ def draw_joint(
         spectrum: likelihood of a field's spectrum, on the same scale.
         stars: stellar mass per pixel, (H, W).
         num: of draws.
+        num_evaluations: of the network, for each field.
 
     Returns:
         Standardised fields (num, 1, H, W), and Omega_m and sigma_8 of each, (num, 2).
     """
     field_key, key = jax.random.split(key)
-    fields = draw(field_key, reconstruction, stars, num)
+    fields = draw(field_key, reconstruction, stars, num, num_evaluations)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return fields, draw_parameters(rng, spectrum, fields)

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bayesdiff.diffusion.refusals import refuse_outside
-from models.dark_matter.data import check_stars
+from models.dark_matter.data import StellarScale, check_stars
 from models.density_fields.data import MAPS_PER_SIMULATION, PARAMETER_BOUNDS, PIXEL
 from models.density_fields.observation import FIRST_SEED, open_array
 
+FARTHEST = 8.0
+"""Mean stellar mass of a pixel over that of the training, at most, or the inverse: maps differ by half of that."""
 STEP = 8
 """Sides of maps are multiples of this, for the network's levels."""
 
@@ -59,16 +61,17 @@ def simulate_stars(seed: int, omega_m: float, sigma_8: float, recipe: str = "pow
     return Stars(stars, density, truth, f"{what}{omega_m:g}, sigma_8 = {sigma_8:g}")
 
 
-def read_stars(spec: str | Path, pixel: float = PIXEL) -> Stars:
-    """A map of stellar mass from a file.
+def read_stars(spec: str | Path, scale: StellarScale, pixel: float = PIXEL) -> Stars:
+    """A map of stellar mass from a file; one without a single star is accepted, and its description says so.
 
     Args:
-        spec: ``FILE[:array]``, .npy or .npz, (H, W), in units of the mean mass of a galaxy.
+        spec: ``FILE[:array]``, .npy or .npz, (H, W), in the unit of the maps that the reconstruction was trained on.
+        scale: of these.
         pixel: side of its pixels [Mpc/h].
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: its shape, its pixels or a value does not fit.
+        ValueError: its shape, its pixels, its unit or a value does not fit.
     """
     stars, name = open_array(str(spec))
     if stars.ndim != 2 or any(size % STEP for size in stars.shape) or stars.dtype.kind not in "fiu":
@@ -80,4 +83,11 @@ def read_stars(spec: str | Path, pixel: float = PIXEL) -> Stars:
         raise ValueError(f"pixels must be {PIXEL:.6g} Mpc/h wide, as those of the training, got {pixel:.6g} Mpc/h")
     stars = np.asarray(stars, np.float32)
     check_stars(stars)
-    return Stars(stars, None, None, f"stars of {name}, {stars.shape[0]} x {stars.shape[1]} pixels")
+    ratio = float(stars.mean(dtype=np.float64)) / scale.unit
+    if ratio and not 1.0 / FARTHEST < ratio < FARTHEST:
+        raise ValueError(
+            f"{name} must be in the unit and on the pixels of the maps that the reconstruction was trained on, with a "
+            f"mean of {scale.unit:.3g} to a factor of {FARTHEST:g}; it has {ratio * scale.unit:.3g}"
+        )
+    what = f"stars of {name}, {stars.shape[0]} x {stars.shape[1]} pixels"
+    return Stars(stars, None, None, what if ratio else f"{what}, which has not a single star")

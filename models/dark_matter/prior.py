@@ -85,28 +85,42 @@ def scales_of(model: DiffusionModel) -> Scales:
     return Scales(Standardisation(**entries["log10_surface_density"]), scale)
 
 
-def train_denoiser(settings: TrainingSettings, checkpoints: Path, folder: Path = SIMULATIONS) -> WienerDenoiser:
-    """Run the recipe, continuing from the checkpoint in ``checkpoints``."""
-    training = load_pairs(folder, SUITE).split()[0]
+def train_denoiser(
+    settings: TrainingSettings, checkpoints: Path, folder: Path = SIMULATIONS, suite: str = SUITE
+) -> WienerDenoiser:
+    """Run the recipe on a suite of ``folder``, continuing from the checkpoint in ``checkpoints``."""
+    training = load_pairs(folder, suite).split()[0]
     paired = Scales.of(training).paired(training)
     return train(paired, untrained_denoiser(paired), TRAINING_SCHEDULE, WhiteNoise(), settings, checkpoints)
 
 
 def publish(
-    denoiser: WienerDenoiser, settings: TrainingSettings, path: Path, folder: Path = SIMULATIONS
+    denoiser: WienerDenoiser,
+    settings: TrainingSettings,
+    path: Path,
+    folder: Path = SIMULATIONS,
+    suite: str = SUITE,
 ) -> DiffusionModel:
     """Measure a trained reconstruction and write it with its card."""
-    training, held_out = load_pairs(folder, SUITE).split()
+    training, held_out = load_pairs(folder, suite).split()
     scales = Scales.of(training)
+    own = {
+        "provenance": "python -m models simulate, python -m models simulate --stars: a Latin hypercube in Omega_m and "
+        "sigma_8, stars by the recipe 'power' with varied feedback, the last 150 simulations held out",
+        "limits": "stars in units of a galaxy's mean mass, 2 galaxies per (Mpc/h)^3; others must be brought to that",
+        "command": "python -m models train dark_matter",
+    }
+    other = {
+        "provenance": f"maps Mcdm and Mstar of the suite {suite}, the last 150 simulations held out",
+        "limits": "stars in the unit of these maps; stars of another suite are other stars",
+        "command": f"python -m models train dark_matter --maps FOLDER --suite {suite}",
+    }
     model = make_prior(
         denoiser,
         scales,
         title=f"Dark matter given stars, slabs of 25 x 25 x 5 (Mpc/h)^3 on {SIZE} x {SIZE} pixels, at z = 0",
         unit="(log10 of the surface density in (Msun/h) / (Mpc/h)^2 - mean) / sd, the numbers of log10_surface_density",
-        provenance="python -m models simulate, python -m models simulate --stars: a Latin hypercube in Omega_m and "
-        "sigma_8, stars by the recipe 'power' with varied feedback, the last 150 simulations held out",
-        limits="stars in units of a galaxy's mean mass, 2 galaxies per (Mpc/h)^3; other stars must be brought to that",
-        command="python -m models train dark_matter",
+        **(own if suite == SUITE else other),
         training=settings_card(settings),
     )
     density, stars, _ = held_out.first_of_each()

@@ -86,21 +86,22 @@ class Standardisation(NamedTuple):
         return 10.0 ** (self.mean + self.sd * field)
 
 
-def load_maps(folder: Path | str, name: str = "LH", size: int = SIZE) -> DensityMaps:
+def load_maps(folder: Path | str, name: str = "LH", size: int = SIZE, suite: str = "*") -> DensityMaps:
     """Open a set of maps, without reading them.
 
     Args:
         folder: that has one file of maps and one of parameters of the set.
         name: of the set: ``"LH"``, ``"1P"`` or ``"CV"``.
         size: pixels per side that the maps are to have; finer ones, as those of CAMELS, are averaged (and then read).
+        suite: that made them, where the folder has several.
 
     Raises:
         FileNotFoundError: there are no such files.
         ValueError: there are several, the file is truncated or not one of square maps, its pixels cannot be averaged
             to ``size``, or maps and parameters do not fit one another or the box of parameters.
     """
-    maps = open_maps(only_file(Path(folder), f"Maps_Mcdm_*_{name}_z=0.00.npy"))
-    path = only_file(Path(folder), f"params_{name}_*.txt")
+    maps = open_maps(only_file(Path(folder), f"Maps_Mcdm_{suite}_{name}_z=0.00.npy"))
+    path = only_file(Path(folder), f"params_{name}_{suite}.txt")
     try:
         rows = np.loadtxt(path, ndmin=2)
     except ValueError as error:
