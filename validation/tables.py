@@ -129,6 +129,12 @@ SYSTEMS = (
                 "stars 'power': R(k) of a draw of the mass is above",
             ),
             Entry(
+                "the same of the logarithm of the mass",
+                "to the shot noise",
+                "dark_matter",
+                "stars 'power': R(k) of a draw of the log mass is above",
+            ),
+            Entry(
                 "R(k) > 0.8 with stars of another recipe, up to",
                 "to the shot noise",
                 "dark_matter",
@@ -158,8 +164,16 @@ SYSTEMS = (
             Entry("tSZ power, the same", "0.25", "cib_tsz", "cib-tsz-64: tSZ: largest"),
             Entry("CIB x tSZ, the same", "0.25", "cib_tsz", "cib-tsz-64: CIB 150 x tSZ: l"),
             Entry(
-                "stacked profiles, largest difference", "0.08", "cib_tsz", "cib-tsz-64: tSZ stacked on peaks above 5"
+                "profiles stacked on peaks above 5 s.d.", "0.08", "cib_tsz", "cib-tsz-64: tSZ stacked on peaks above 5"
             ),
+            Entry("the same, peaks of 3 to 5 s.d.", "0.08", "cib_tsz", "cib-tsz-64: tSZ stacked on peaks of 3"),
+            Entry(
+                "bispectra, largest difference over the sample scatter",
+                "within it",
+                "cib_tsz",
+                "cib-tsz-64: bispectrum: largest",
+            ),
+            Entry("trispectra, the same", "within it", "cib_tsz", "cib-tsz-64: trispectrum: largest"),
             Entry("correlations of frequencies, largest difference", "0.03", "cib_tsz", "cib-64: correlations"),
         ),
     ),
