@@ -15,9 +15,7 @@ import bayesdiff as bd
 from bayesdiff.calibration import FieldChecks, Sbc, check_fields, tarp
 from bayesdiff.diffusion.noise import colour
 from bayesdiff.diffusion.samplers import ancestral_draw
-from bayesdiff.sampling.target import build_target
 from models.draws import BAND_EDGES
-from validation.alarms import look
 from validation.figures import Figure, above, below
 from validation.ranked import LEVELS, quantity_figures
 
@@ -63,22 +61,18 @@ def calibrate(campaign: Campaign, folder: Path) -> tuple[Sbc, FieldChecks]:
         simulator=simulator,
         store=folder / "study.sbc",
     )
-    numbers = np.arange(campaign.num_fields)
-    truth, observation = bd.calibration.simulations(key, model, numbers, simulator=simulator)
-    target = build_target(key, model, (observation["y"][0],))
-    draws = []
-    for number in numbers:
-        path = folder / "fields" / f"{number:03d}.npy"
-        if not path.exists():
-            posterior = dict(zip(study.names, study.draws[number].T, strict=True))
-            key_look = jax.random.fold_in(key, number)
-            looked = look(key_look, target, observation["y"][number], posterior, campaign.latent, NUM_DRAWS, 0)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial_path = path.with_suffix(".partial.npy")
-            np.save(partial_path, looked.fields)
-            partial_path.rename(path)
-        draws.append(np.load(path))
-    fields = check_fields(truth[FIELD], np.stack(draws), edges=BAND_EDGES, levels=LEVELS)
+    truth, draws = bd.calibration.study_fields(
+        key,
+        model,
+        study,
+        simulator=simulator,
+        truth=FIELD,
+        field=campaign.latent,
+        num_fields=campaign.num_fields,
+        num_draws=NUM_DRAWS,
+        store=folder / "fields",
+    )
+    fields = check_fields(truth, draws, edges=BAND_EDGES, levels=LEVELS)
     bd.reporting.write_calibration_report(study, folder, title=campaign.title, notes=(campaign.about,), fields=fields)
     return study, fields
 

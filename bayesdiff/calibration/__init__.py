@@ -29,6 +29,7 @@ from .scores import ZScores, crps, energy_score, z_scores
 from .tarp import Tarp, box_references, tarp, tarp_of_ranks
 
 if TYPE_CHECKING:
+    from .sbc_fields import study_fields
     from .sbc_posterior import posterior_sbc
     from .sbc_problem import log_likelihood
     from .sbc_study import sbc, simulations
@@ -81,6 +82,7 @@ __all__ = [
     "read_sbc",
     "sbc",
     "simulations",
+    "study_fields",
     "tarp",
     "tarp_of_ranks",
     "thin",
@@ -93,6 +95,7 @@ _RUNNING = {
     "posterior_sbc": ".sbc_posterior",
     "sbc": ".sbc_study",
     "simulations": ".sbc_study",
+    "study_fields": ".sbc_fields",
 }
 
 

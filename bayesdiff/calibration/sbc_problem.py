@@ -237,7 +237,7 @@ def make_problem(
             raise ValueError(f"quantity '{name}' must be a function of (draw, observation), got {function!r}")
         data = jax.eval_shape(partial(restored, dtypes=sites.dtypes), observation)
         shapes[name] = jnp.shape(jax.eval_shape(function, values, data))
-    names = tuple(label for name, shape in shapes.items() for label in _labels(name, shape))
+    names = tuple(label for name, shape in shapes.items() for label in labels(name, shape))
     if not names:
         raise ValueError(
             f"nothing to rank: no latent site has at most {LARGEST_PARAMETER} values; give quantities={{name: function "
@@ -260,5 +260,6 @@ def _measure(
     return jnp.concatenate([jnp.ravel(part).astype(float) for part in parts])
 
 
-def _labels(name: str, shape: tuple[int, ...]) -> list[str]:
+def labels(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Names of the quantities of a site."""
     return [name] if not shape else [f"{name}[{', '.join(map(str, index))}]" for index in np.ndindex(*shape)]
