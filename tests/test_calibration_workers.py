@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -54,6 +55,12 @@ def test_several_processes_find_the_same(client, serial, tmp_path: Path):
     assert done[-1] == NUM
     assert_same(everything, serial)
     assert_same(study(store=tmp_path / "study"), serial)
+
+
+def test_calibration_around_an_observation_runs_on_a_cluster(client):
+    settings = {"num_simulations": 12, "num_chains": 2, "num_samples": 30, "num_draws": 19, "chunk_size": CHUNK}
+    run = partial(bd.calibration.posterior_sbc, KEY, model, np.array([0.3, 1.1, 0.2]), algorithm=ALGORITHM, **settings)
+    assert_same(run(client=client, progress=False), run(progress=False))
 
 
 def test_a_lost_worker_loses_nothing(client, serial):

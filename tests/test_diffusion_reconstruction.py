@@ -153,6 +153,7 @@ def test_tiles_with_the_margin_of_their_reach_are_the_whole():
         apply_in_tiles(network, h[:, :20], whole=16, margin=4, largest=16)
 
 
+@pytest.mark.slow
 def test_a_wide_field_seen_in_tiles_is_nearly_the_whole(monkeypatch):
     """Of the network that ships: norms over a tile are not those over the field, and that is all that differs."""
     model = bd.load_pretrained("dark-matter-64")

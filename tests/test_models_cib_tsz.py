@@ -164,6 +164,9 @@ def test_draws_of_correlated_maps_have_their_covariance():
     assert np.abs(error).max() < 5.0 * np.sqrt(2.0 / num)
     with pytest.raises(ValueError, match=r"covariance must have shape \(2, 2, 6, 6\), got"):
         CorrelatedMaps(mean, covariance[:1])
+    for one in (mean[0], mean[:1]):
+        with pytest.raises(ValueError, match=r"maps must have shape \(\.\.\., 2, "):
+            CorrelatedMaps(mean, covariance).log_prob(one)
 
 
 def test_likelihood_of_amplitudes_is_that_of_pixels():

@@ -142,6 +142,8 @@ def test_stars_are_shown_standardised(pairs: Pairs) -> None:
 
 def test_what_is_no_map_of_stars_is_refused(pairs: Pairs, tmp_path: Path) -> None:
     scale = StellarScale.of(pairs.stars)
+    with pytest.raises(ValueError, match="training maps must have stars, got a mean stellar mass of 0"):
+        StellarScale.of(np.zeros((3, 64, 64)))
     bad = pairs.stars[0].copy()
     bad[3, 4] = -1.0
     with pytest.raises(ValueError, match=r"finite and not negative, got 1 that are not, the first at \(3, 4\)"):
@@ -224,8 +226,9 @@ def test_the_dark_matter_behind_stars_and_other_data_has_its_exact_posterior(pai
 
     truth = bd.DiffusionPrior(given).sample(jax.random.key(0))
     y = truth + level * jax.random.normal(jax.random.key(1), truth.shape)
-    algorithm = bd.GibbsDiffusion(num_warmup=20)
-    data = bd.sample(jax.random.key(2), observed, y, algorithm=algorithm, num_samples=100, progress=False)
+    algorithm = bd.GibbsDiffusion(num_warmup=8, num_diffusion_steps=12, num_field_steps=2)
+    settings = {"num_chains": 2, "num_samples": 80, "progress": False}
+    data = bd.sample(jax.random.key(2), observed, y, algorithm=algorithm, **settings)
     x = np.asarray(data["posterior"]["x"]).reshape(-1, *truth.shape)
     context = given.context_array(None)
     exact = given.denoiser(y, jnp.asarray(level), given.noise_power(context), context)

@@ -50,8 +50,14 @@ class StellarScale(NamedTuple):
 
     @classmethod
     def of(cls, stars: np.ndarray) -> StellarScale:
-        """That of maps (N, H, W)."""
+        """That of maps (N, H, W).
+
+        Raises:
+            ValueError: there is not a single star in them.
+        """
         unit = float(np.mean(stars, dtype=np.float64))
+        if not unit > 0:
+            raise ValueError(f"training maps must have stars, got a mean stellar mass of {unit:g}")
         logs = _logarithms(stars, unit)
         mean, sd = logs.mean(axis=(0, 2, 3), dtype=np.float64), logs.std(axis=(0, 2, 3), dtype=np.float64)
         return cls(unit, (float(mean[0]), float(mean[1])), (float(sd[0]), float(sd[1])))
