@@ -161,6 +161,7 @@ def test_a_wide_field_seen_in_tiles_is_nearly_the_whole(monkeypatch):
     given, y = model.given(stars), jax.random.normal(jax.random.key(1), (1, 256, 256))
     level, power = jnp.asarray(0.5), jnp.ones((1, 256, 256))
     linear = given.twin_at(given.context_array(None))
+    assert linear is not None
     tiled = given.denoiser(y, level, power, stars)
     monkeypatch.setattr(wiener, "LARGEST_WHOLE", 256)
     whole = given.denoiser(y, level, power, stars)
