@@ -126,8 +126,12 @@ class Sbc:
         return tarp(self.truth[self.ranked][:, varying], self.draws[self.ranked][..., varying])
 
     def uniform(self, level: float = 0.01) -> bool:
-        """Whether the ranks of every quantity and those of TARP pass, each family of tests at this level."""
-        return self.tests.passes(level) and (self.joint is None or self.joint.adjusted >= level)
+        """Whether the ranks of every quantity and, of several, those of TARP pass, each family at this level."""
+        return self.tests.passes(level) and not self._jointly_wrong(level)
+
+    def _jointly_wrong(self, level: float) -> bool:
+        """Of a single quantity the tests of its ranks say all."""
+        return len(self.names) > 1 and self.joint is not None and self.joint.adjusted < level
 
     def passes(self, level: float = 0.01, max_failed: float = MAX_FAILED) -> bool:
         """Whether the posterior counts as calibrated.
@@ -176,7 +180,7 @@ class Sbc:
         if not self.ranked.any():
             return f"Nothing is known: none of {self.num_simulations} simulations has a posterior. {self._failed()}"
         wrong = self.tests.failures(level)
-        if self.joint is not None and self.joint.adjusted < level:
+        if self.joint is not None and self._jointly_wrong(level):
             wrong.append(f"all quantities together (TARP, p {p_text(self.joint.adjusted)})")
         too_many = len(self.failed) > max_failed * self.num_simulations
         smallest = float(self.tests.adjusted.min())

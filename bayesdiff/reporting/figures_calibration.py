@@ -57,8 +57,10 @@ def ecdf_figure(study: Sbc) -> Figure:
 def rank_histogram_figure(study: Sbc, bins: int = 20) -> Figure:
     """Histogram of every quantity's ranks; the band holds 95 % of the bins of uniform ranks."""
     ranks, num_ranks = study.ranks[study.ranked], study.num_draws + 1
-    bins = min(bins, num_ranks)
-    # Bins hold whole ranks, as equally many as that allows, and each is divided by its own.
+    # Bins hold whole ranks: equally many, if that leaves enough of them, else each is divided by its own.
+    most = min(bins, num_ranks)
+    equal = max(d for d in range(1, most + 1) if num_ranks % d == 0)
+    bins = equal if 2 * equal >= most else most
     edges = np.arange(bins + 1) * num_ranks // bins
     share = np.diff(edges) / num_ranks
     low, high = (binom.ppf(q, len(ranks), share) / (len(ranks) * share) for q in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))

@@ -199,6 +199,8 @@ def _feed_function(digest: Any, function: Any, seen: set[int]) -> None:
     for name, value in sorted({**used.nonlocals, **used.globals}.items(), key=lambda item: item[0]):
         if name in counters:
             continue
+        if isinstance(value, list):  # whole numbers in a list that may grow are counted by it
+            value = [x for x in value if isinstance(x, bool) or not isinstance(x, int)]
         elsewhere = isinstance(value, types.FunctionType) and value.__module__ != function.__module__
         if not (elsewhere or isinstance(value, types.ModuleType | type)):
             digest.update(name.encode())
