@@ -32,7 +32,7 @@ def dark_matter(
     ] = None,
     pixel_mpc_h: Annotated[
         float | None,
-        typer.Option(help="Side of a pixel of that file [Mpc/h], to be checked.", rich_help_panel=_OBSERVATION),
+        typer.Option(help="Side of a pixel of that file, in Mpc/h, to be checked.", rich_help_panel=_OBSERVATION),
     ] = None,
     recipe: Annotated[
         str,
@@ -61,7 +61,7 @@ def dark_matter(
             rich_help_panel=_INFERENCE,
         ),
     ] = None,
-    radius: Annotated[float, typer.Option(help="Of the discs [Mpc/h].", rich_help_panel=_INFERENCE)] = 3.0,
+    radius: Annotated[float, typer.Option(help="Of the discs, in Mpc/h.", rich_help_panel=_INFERENCE)] = 3.0,
     num_draws: Annotated[int, typer.Option(min=40, help="Draws of the field.", rich_help_panel=_INFERENCE)] = 600,
     num_evaluations: Annotated[
         int,

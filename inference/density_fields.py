@@ -41,7 +41,7 @@ def density_fields(
     pixel_mpc_h: Annotated[
         float | None,
         typer.Option(
-            help="Side of a pixel of that file [Mpc/h], to be checked; its maps must be 25 Mpc/h wide.",
+            help="Side of a pixel of that file, in Mpc/h, to be checked; its maps must be 25 Mpc/h wide.",
             rich_help_panel=_OBSERVATION,
         ),
     ] = None,

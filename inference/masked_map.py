@@ -61,7 +61,7 @@ def masked_map(
     ] = None,
     pixel_arcmin: Annotated[
         float | None,
-        typer.Option(help="Side of a pixel of that file [arcmin].", rich_help_panel=_OBSERVATION),
+        typer.Option(help="Side of a pixel of that file, in arcmin.", rich_help_panel=_OBSERVATION),
     ] = None,
     patch: Annotated[
         int, typer.Option(min=0, help="Which of the map's disjoint patches.", rich_help_panel=_OBSERVATION)

@@ -267,7 +267,8 @@ def agora(
     clusters: Annotated[
         Path | None,
         typer.Option(
-            help="CSV of clusters to mask: longitude, latitude [degrees], m500 [solar masses], redshift.",
+            help="CSV of clusters to mask: longitude and latitude in degrees, m500 in solar masses, "
+            "redshift; its first line names them.",
             show_default="none are masked",
         ),
     ] = None,
@@ -277,8 +278,10 @@ def agora(
     unsaid: Annotated[
         str | None, typer.Option(help="Coordinates of a map whose header says none.", show_default="refuse it")
     ] = None,
-    separation: Annotated[float, typer.Option(min=0.1, help="Between patches [degrees].")] = 2.2,
-    latitude: Annotated[float, typer.Option(min=0.0, max=90.0, help="Least distance from the equator [deg].")] = 0.0,
+    separation: Annotated[float, typer.Option(min=0.1, help="Between patches, in degrees.")] = 2.2,
+    latitude: Annotated[
+        float, typer.Option(min=0.0, max=90.0, help="Least distance from the equator, in degrees.")
+    ] = 0.0,
 ) -> None:
     """Cut flat patches out of HEALPix maps, such as those of Agora, sources above 2 mJy at 150 GHz masked.
 

@@ -67,3 +67,13 @@ def test_studies_are_there() -> None:
 def test_there_is_something_to_check() -> None:
     assert len(BLOCKS) >= 4
     assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("package", ["inference", "models", "validation"])
+def test_help_is_shown_whole(package: str) -> None:
+    """Square brackets in it are taken for markup, and what is between them is not shown."""
+    group = get_command(import_module(f"{package}.__main__").app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        for option in command.params:
+            text = getattr(option, "help", None) or ""
+            assert "[" not in text, f"{package} {name}: {text}"
