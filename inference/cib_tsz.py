@@ -42,7 +42,7 @@ def cib_tsz(
     observation: Annotated[
         Path | None,
         typer.Option(
-            help="Maps at 95 and 150 GHz, 64 x 64 pixels of 2 arcmin, in an .npz file with maps (2, 64, 64) in micro-K, "
+            help="Maps at 95 and 150 GHz, 64 x 64 pixels of 2 arcmin: an .npz file of maps (2, 64, 64) in micro-K, "
             "frequencies (95, 150) and noise (two depths in micro-K arcmin).",
             rich_help_panel=_OBSERVATION,
         ),
