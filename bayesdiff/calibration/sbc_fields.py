@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from bayesdiff.calibration.sbc_study import simulations
 from bayesdiff.sampling.diffusion_sites import require_noisy_sites
 from bayesdiff.sampling.latent_fields import fields_of
 from bayesdiff.sampling.progress import TaskProgress
+from bayesdiff.sampling.sample import typed_key
 from bayesdiff.sampling.target import build_target
 
 CARD = "fields.json"
@@ -41,6 +42,7 @@ def study_fields(
     num_fields: int = 20,
     num_draws: int = 39,
     num_steps: int = 24,
+    observed: Sequence[str] | None = None,
     store: str | Path | None = None,
     progress: bool = True,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -58,6 +60,7 @@ def study_fields(
         num_fields: how many simulations, the first that have a posterior.
         num_draws: fields drawn of each, for draws of the parameters evenly over those that the study keeps.
         num_steps: denoiser evaluations of each.
+        observed: see `sbc`.
         store: folder in which the fields of a simulation are kept as they are drawn; the same call continues.
         progress: whether to show a progress bar.
         model_kwargs: see `sbc`.
@@ -74,14 +77,16 @@ def study_fields(
         truth, draws = bd.calibration.study_fields(key, model, study, simulator=simulator, truth="field")
         print(bd.calibration.check_fields(truth, draws).verdict())
     """
-    kwargs = dict(model_kwargs or {})
-    sites = reading.read_sites(model, model_args, kwargs, None)
+    key, kwargs = typed_key(key), dict(model_kwargs or {})
+    sites = reading.read_sites(model, model_args, kwargs, observed)
     numbers = np.flatnonzero(study.ranked)[:num_fields]
     if not 1 <= num_fields == len(numbers):
         raise ValueError(
             f"num_fields must be 1 to {study.ranked.sum()}, the simulations with a posterior, got {num_fields}"
         )
-    values, observation = simulations(key, model, numbers, *model_args, simulator=simulator, model_kwargs=kwargs)
+    values, observation = simulations(
+        key, model, numbers, *model_args, observed=observed, simulator=simulator, model_kwargs=kwargs
+    )
     if truth not in values:
         raise ValueError(f"the simulator must give the true field '{truth}', it gives {', '.join(values)}")
     of_model = partial(reading.simulate, model, model_args, kwargs, tuple(sites.dtypes))

@@ -162,8 +162,8 @@ class Sbc:
         table["adjusted"] = tests.per_quantity
         table["z_location"] = tests.statistic[:, TESTS.index("location")]
         table["z_scale"] = tests.statistic[:, TESTS.index("scale")]
-        table["mean_absolute_z"] = mean_of_finite(np.abs(self.z))
-        table["contraction"] = mean_of_finite(self.contraction)
+        table["mean_absolute_z"] = _mean_of_finite(np.abs(self.z))
+        table["contraction"] = _mean_of_finite(self.contraction)
         table["verdict"] = np.where(tests.per_quantity < level, "fails", "passes")
         table.attrs = {
             "num_simulations": self.num_simulations,
@@ -286,7 +286,7 @@ def read_sbc(path: str | Path, max_rhat: float = MAX_RHAT) -> Sbc:
     return Sbc(tuple(card["names"]), records, {**card, "num_simulations": records.number, **status}, max_rhat)
 
 
-def mean_of_finite(values: np.ndarray) -> np.ndarray:
+def _mean_of_finite(values: np.ndarray) -> np.ndarray:
     """Mean over simulations of each quantity, those left out whose posterior has no width; NaN where none is left."""
     finite = np.isfinite(values)
     number = finite.sum(axis=0)

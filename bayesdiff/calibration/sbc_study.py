@@ -94,7 +94,8 @@ def sbc(
         parameters: names of sites whose values are ranked; by default the latent ones with at most 10 values.
         quantities: further quantities, ``name: function(draw, observation)`` of two dicts of sites, in JAX, scalar or
             not, e.g. ``{"log_likelihood": log_likelihood(model)}`` or the power of a field.
-        observed: names of the observed sites; by default those that take an argument left at None.
+        observed: names of the observed sites; by default those with an observed value in the model and those that take
+            an argument left at None.
         store: folder of the study, see above.
         chunk_size: data sets run together; by default as many as fit into a gigabyte, 50 and ``num_simulations`` at
             most, or 10 of an algorithm that takes one after another. A study that is continued keeps its own.

@@ -110,7 +110,9 @@ def angle_500(m500: float, redshift: float) -> float:
     return radius * (1.0 + redshift) / float(cosmos.comovingDistance(0.0, redshift))
 
 
+@lru_cache(maxsize=1)
 def _cosmology() -> Any:
+    """Made once: a new one has none of the tables of distances that the last one computed."""
     try:
         from colossus.cosmology import cosmology
     except ModuleNotFoundError as error:
