@@ -124,8 +124,8 @@ def _pictures(study: Sbc) -> list[Picture]:
             "Joint coverage (TARP)",
             _CONSTANT if study.joint is None else lambda: tarp_figure(study),
             "Expected coverage of regions around random references, of all quantities together, in units of their "
-            "prior's standard deviation (Lemos et al. 2023). The band is the bootstrap's over simulations. The verdict "
-            "takes the smaller of the two p-values twice.",
+            "prior's standard deviation (Lemos et al. 2023). The band is the bootstrap's over simulations. Of several "
+            "quantities the verdict takes twice the smaller of the two p-values.",
         ),
         Picture(
             "z",

@@ -111,7 +111,7 @@ def read_clusters(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, or a value is not a finite number.
+        ValueError: a column is missing, or a value is not finite or none of its kind.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file '{path}'")
@@ -124,6 +124,12 @@ def read_clusters(path: Path) -> np.ndarray:
     catalogue = np.loadtxt(path, delimiter=",", skiprows=1, usecols=columns, ndmin=2)
     if not np.isfinite(catalogue).all():
         raise ValueError(f"{path} must have finite values, got {np.sum(~np.isfinite(catalogue))} that are not")
+    wrong = (np.abs(catalogue[:, 1]) > 90.0) | (catalogue[:, 3] <= 0.0)
+    if wrong.any():
+        raise ValueError(
+            f"{path} must have latitudes of -90 to 90 degrees and redshifts above 0, got {wrong.sum()} clusters without, "
+            f"the first in row {np.flatnonzero(wrong)[0]}"
+        )
     return catalogue
 
 
