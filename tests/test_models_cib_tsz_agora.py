@@ -140,7 +140,7 @@ def test_catalogues_that_are_no_such_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must have finite values, got 1 that are not"):
         read_clusters(path)
     path.write_text("longitude,latitude,m500,redshift\n1,2,3e14,0.3\n1,2,3e14,0\n1,95,3e14,0.3\n")
-    with pytest.raises(ValueError, match="redshifts above 0, got 2 clusters without, the first in row 1"):
+    with pytest.raises(ValueError, match="redshifts above 0, got 2 without, the first in row 1"):
         read_clusters(path)
     with pytest.raises(FileNotFoundError, match="no file"):
         read_clusters(tmp_path / "none.csv")

@@ -127,7 +127,7 @@ def read_clusters(path: Path) -> np.ndarray:
     wrong = (np.abs(catalogue[:, 1]) > 90.0) | (catalogue[:, 3] <= 0.0)
     if wrong.any():
         raise ValueError(
-            f"{path} must have latitudes of -90 to 90 degrees and redshifts above 0, got {wrong.sum()} clusters without, "
+            f"{path} must have latitudes of -90 to 90 degrees and redshifts above 0, got {wrong.sum()} without, "
             f"the first in row {np.flatnonzero(wrong)[0]}"
         )
     return catalogue
