@@ -16,8 +16,9 @@ from bayesdiff.windows import MapWindows
 from models.gaussian_fields.data import PARAMETER_BOUNDS
 from models.linear_gaussian import make_twin, power_law
 from validation.field_calibration import FIELD, calibrate, of_fields, of_study, own_field
+from validation.mixture_calibration import mix, window
 from validation.prior_calibration import in_noise, simulate
-from validation.shipped_calibration import gaussian_field, mix, window
+from validation.shipped_calibration import gaussian_field
 
 SIZE = 64
 

@@ -23,7 +23,7 @@ from models.denoising.pictures import draw_generated
 from models.denoising.prior import DUST, MATTER, Kind
 from models.denoising.quality import NOISE_LEVELS, denoising_errors
 from models.draws import BAND_EDGES, THRESHOLDS, compare_draws, draw_fields
-from validation.field_posteriors import Row, by_surrogate, calibration_figures, posteriors
+from validation.field_posteriors import SURROGATE_OF_ONE, Row, by_surrogate, calibration_figures, posteriors
 from validation.figures import RESULTS, Figure, above, below
 
 NUM_DRAWS, NUM_TRAINING = 256, 4096
@@ -159,7 +159,7 @@ def unknown_noise(prior: bd.DiffusionModel, maps: Maps, folder: Path) -> list[Fi
     s = np.exp(np.asarray(jax.random.uniform(level, (NUM_UNKNOWN,), minval=low, maxval=high)))
     y = np.asarray(x + s[:, None, None, None] * jax.random.normal(noise, x.shape))
     bound = bd.Elbo(num_times=32, num_noise=1)
-    algorithm = bd.MarginalSurrogate(bound, num_design=8, num_test=10, min_bulk=8, steps_per_draw=2)
+    algorithm = bd.MarginalSurrogate(bound, **SURROGATE_OF_ONE)
     estimate = by_surrogate(make_model(prior), algorithm, ("noise_level",))
     rows: list[Row] = posteriors(folder, "unknown_noise", estimate, y, s[:, None])
     required = {"noise_level": (0.65, 0.95)}

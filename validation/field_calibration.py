@@ -77,6 +77,15 @@ def calibrate(campaign: Campaign, folder: Path) -> tuple[Sbc, FieldChecks]:
     return study, fields
 
 
+def uniform(key: jax.Array, bounds: dict[str, tuple[float, float]]) -> dict[str, jax.Array]:
+    """Parameters from the uniform prior of a model."""
+    keys = jax.random.split(key, len(bounds))
+    return {
+        name: jax.random.uniform(k, minval=low, maxval=high)
+        for k, (name, (low, high)) in zip(keys, bounds.items(), strict=True)
+    }
+
+
 def observe(
     key: jax.Array, prior: bd.DiffusionModel, x: jax.Array, level: jax.Array, context: jax.Array
 ) -> dict[str, jax.Array]:

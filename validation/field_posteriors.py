@@ -23,6 +23,8 @@ from validation.figures import Figure, between
 LEVELS = (0.68, 0.95)
 SURROGATE: dict[str, Any] = {"num_design": 12, "num_test": 10, "min_bulk": 8, "steps_per_draw": 2}
 """Settings of ``MarginalSurrogate`` for many fields of two parameters: a plane needs fewer points than the default."""
+SURROGATE_OF_ONE: dict[str, Any] = SURROGATE | {"num_design": 8, "min_bulk": 3}
+"""The same for one parameter: 3 points in the bulk are a first guess that the draws of the test then fill."""
 
 
 class Row(NamedTuple):

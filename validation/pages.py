@@ -16,6 +16,8 @@ STUDIES = (
     "density_calibration_others",
     "misspecification",
     "prior_misspecification",
+    "mixture_calibration",
+    "mixture_calibration_held_out",
     "shipped_calibration",
 )
 """Studies that write calibration pages."""

@@ -34,14 +34,13 @@ from validation.field_calibration import (
     of_study,
     own_field,
 )
+from validation.field_posteriors import SURROGATE_OF_ONE
 from validation.figures import RESULTS, Figure
 from validation.ranked import LEVELS
 
 NUM, NUM_FIELDS = 300, 100
 KEY = 29
-SURROGATE = bd.MarginalSurrogate(
-    bd.Elbo(num_times=32, num_noise=1), num_design=8, num_test=10, min_bulk=8, steps_per_draw=2
-)
+SURROGATE = bd.MarginalSurrogate(bd.Elbo(num_times=32, num_noise=1), **SURROGATE_OF_ONE)
 RELAXED, RELAXED_STEPS = 0.1, 8
 OWN, HELD_OUT, FLOW = "own draws", "held-out dust", "draws of the flow, known level"
 

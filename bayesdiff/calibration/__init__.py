@@ -29,6 +29,7 @@ from .scores import ZScores, crps, energy_score, z_scores
 from .tarp import Tarp, box_references, tarp, tarp_of_ranks
 
 if TYPE_CHECKING:
+    from .denoiser_errors import DenoiserErrors, check_denoiser
     from .sbc_fields import study_fields
     from .sbc_posterior import posterior_sbc
     from .sbc_problem import log_likelihood
@@ -38,6 +39,7 @@ __all__ = [
     "BandCoverage",
     "Coverage",
     "CoverageCurve",
+    "DenoiserErrors",
     "EcdfBand",
     "EcdfTest",
     "ExchangeTest",
@@ -55,6 +57,7 @@ __all__ = [
     "band_coverage",
     "box_references",
     "central_coverage",
+    "check_denoiser",
     "check_fields",
     "chi_square",
     "coverage",
@@ -91,6 +94,8 @@ __all__ = [
 
 # None of these modules has the name of what it holds, which importing it would hide.
 _RUNNING = {
+    "DenoiserErrors": ".denoiser_errors",
+    "check_denoiser": ".denoiser_errors",
     "log_likelihood": ".sbc_problem",
     "posterior_sbc": ".sbc_posterior",
     "sbc": ".sbc_study",

@@ -24,6 +24,7 @@ accepted says so in its attributes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -182,6 +183,12 @@ def _programs(
     return _Densities(twin.log_density, full.log_density, corrected, coordinates)
 
 
+@lru_cache(maxsize=16)
+def _locator(coordinates: Coordinates, unravel: Callable[[jax.Array], Position]) -> Callable[..., jax.Array]:
+    """Coordinates of flattened positions (num, d); compiled once for all data sets of a model."""
+    return jax.jit(jax.vmap(lambda flat: coordinates(unravel(flat))))
+
+
 def _correction(interpolant: Interpolant, q: jax.Array, far: jax.Array) -> jax.Array:
     """What the surrogate adds to the twin's log density at coordinates (d,), less beyond the deviation ``far``."""
     mean, deviation = interpolant(q)
@@ -208,7 +215,7 @@ def _refine(
     start, _ = find_start(key_twin, target.with_density(densities.corrected, data), num_chains)
     draws = _sample(kernel, key_twin, start, data)
     evaluate = partial(_evaluate, densities, unravel, target.data)
-    locate = jax.jit(jax.vmap(lambda flat: densities.coordinates(unravel(flat))))
+    locate = _locator(densities.coordinates, unravel)
     points = _spread_out(rng, draws, settings.num_design, inflate=1.5)
     values, heights = evaluate(points)
     bar.advance()
