@@ -13,6 +13,7 @@ high; where it is smaller, too low. Fields on which both agree are those that th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -69,38 +70,52 @@ def check_denoiser(
         ValueError: there are fewer than two fields, they are not of the model's shape, are not finite, or the noise
             level is not within the schedule's range.
     """
-    x = jnp.asarray(fields)
+    x = jnp.asarray(fields, dtype=float)
     if x.ndim != 4 or x.shape[1:] != model.event_shape or len(x) < 2:
         raise ValueError(f"fields must be (num, {', '.join(map(str, model.event_shape))}), num > 1, got {x.shape}")
     if not bool(jnp.isfinite(x).all()):
         raise ValueError("fields must be finite, got NaN or infinite pixels")
-    low, high = (float(end) for end in (model.noise_levels()[0], model.noise_levels()[-1]))
+    low, high = model.noise_levels()
     if not low <= noise_level <= high:
         raise ValueError(f"noise_level must be between {low:.3g} and {high:.3g}, got {noise_level}")
-    scalars = model.context_array(context)
-    noise_power, s = model.noise_power(scalars), jnp.asarray(noise_level, x.dtype)
-    colour = s * jnp.sqrt(noise_power)
-
-    @jax.jit
-    def measure(x: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
-        def one(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            x, key = pair
-            noise = jax.random.normal(key, x.shape, x.dtype)
-            error = x - model.denoiser(x + filter_field(noise, colour), s, noise_power, scalars)
-            return noise, filter_field(error, 1.0 / colour)
-
-        noise, error = jax.lax.map(one, (x, keys), batch_size=batch_size)
-        made, slope = power_spectrum(error, edges=edges), cross_spectrum(noise, -error, edges=edges)
-        return made.power, slope.power, jnp.mean(error**2 + noise * error, axis=(1, 2, 3))
-
-    made, claimed, excess = (np.asarray(part, dtype=np.float64) for part in measure(x, jax.random.split(key, len(x))))
-    centers = np.asarray(power_spectrum(x[:1], edges=edges).centers)
-    deviation = lambda values: values.std(axis=0, ddof=1) / np.sqrt(len(x))  # noqa: E731
+    bins = None if edges is None else tuple(float(edge) for edge in edges)
+    s, scalars = jnp.asarray(noise_level, x.dtype), model.context_array(context)
+    measured = _measure(model, x, jax.random.split(key, len(x)), s, scalars, bins, batch_size)
+    made, claimed, excess = (np.asarray(part, dtype=np.float64) for part in measured)
     return DenoiserErrors(
-        centers,
+        np.asarray(power_spectrum(x[:1], edges=bins).centers),
         made.mean(axis=0),
         claimed.mean(axis=0),
-        deviation(made - claimed),
+        _standard_error(made - claimed),
         float(excess.mean()),
-        float(deviation(excess)),
+        float(_standard_error(excess)),
     )
+
+
+@partial(jax.jit, static_argnames=("edges", "batch_size"))
+def _measure(
+    model: DiffusionModel,
+    x: jax.Array,
+    keys: jax.Array,
+    s: jax.Array,
+    context: jax.Array,
+    edges: tuple[float, ...] | None,
+    batch_size: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Errors made and claimed per field and band, (num, C, band), and their difference over all modes, (num,)."""
+    noise_power = model.noise_power(context)
+    colour = s * jnp.sqrt(noise_power)
+
+    def one(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x, key = pair
+        noise = jax.random.normal(key, x.shape, x.dtype)
+        error = x - model.denoiser(x + filter_field(noise, colour), s, noise_power, context)
+        return noise, filter_field(error, 1.0 / colour)
+
+    noise, error = jax.lax.map(one, (x, keys), batch_size=batch_size)
+    made, claimed = power_spectrum(error, edges=edges), cross_spectrum(noise, -error, edges=edges)
+    return made.power, claimed.power, jnp.mean(error**2 + noise * error, axis=(1, 2, 3))
+
+
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
