@@ -11,8 +11,8 @@ with the pooled target t (:mod:`bayesdiff.windows`): the least squares of the fi
 
 That holds for windows of the training maps in noise. A draw of the prior goes by the network's own fields, whose
 contrast falls a little short at every noise level, each error feeding the next. :func:`with_contrast` raises the gain
-at high noise by one number, to be chosen so that draws have the contrast of the maps. It is for draws alone: a
-likelihood asks the denoiser about observed fields, of which the recalibrated network is the better regression.
+by one number, to be chosen so that draws have the contrast of the maps. It is for draws alone: a likelihood asks the
+denoiser about observed fields, of which the recalibrated network is the better regression.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from bayesdiff.windows import TrainingFields
 
 GAIN_BOUNDS, FEEDBACK_BOUND = (0.5, 1.5), 0.2
 RESIDUAL_BOUNDS = (1e-3, 1.5)
+CONTRAST_ONSET = (0.3, 1.0)
 # Of the squared input, relative: a network that gives nothing keeps its gain.
 RIDGE = 1e-4
 
@@ -94,15 +95,30 @@ def recalibrate(
     return replace(denoiser, gain=gain, feedback=feedback, residual_variance=residual)
 
 
-def with_contrast(denoiser: WienerDenoiser, contrast: float) -> WienerDenoiser:
-    """The denoiser whose ``generator`` has its gain multiplied by ``contrast`` at high noise.
+def with_contrast(
+    denoiser: WienerDenoiser, contrast: float, onset: tuple[float, float] | None = CONTRAST_ONSET
+) -> WienerDenoiser:
+    """The denoiser whose ``generator`` has its gain multiplied by ``contrast``.
+
+    Args:
+        denoiser: its present contrast is not used.
+        contrast: the factor.
+        onset: noise levels up to which the factor is one, and from which it is whole; None for all levels.
 
     Raises:
         ValueError: for a contrast that is not between 0.5 and 1.5.
     """
     if not 0.5 <= contrast <= 1.5:
         raise ValueError(f"contrast must be a factor near one, between 0.5 and 1.5, got {contrast}")
-    return replace(denoiser, contrast=jnp.asarray(contrast, dtype=jnp.float32))
+    return replace(denoiser, contrast=contrast_table(contrast, denoiser.gain.log_s, onset))
+
+
+def contrast_table(
+    contrast: float | jax.Array, log_s: jax.Array, onset: tuple[float, float] | None = CONTRAST_ONSET
+) -> jax.Array:
+    """The factor at noise levels exp(log_s), linear in log s over the onset; of their shape."""
+    ramp = jnp.ones_like(log_s) if onset is None else jnp.interp(log_s, jnp.log(jnp.array(onset)), jnp.arange(2.0))
+    return (1.0 + (contrast - 1.0) * ramp).astype(jnp.float32)
 
 
 def with_twin_at_large_scales(

@@ -151,20 +151,36 @@ def train(
 def measure(
     model: Annotated[Path, typer.Argument(help="Folder of the prior.", show_default="the one that ships")] = PRETRAINED
     / "density-fields-64",
-    maps: Annotated[Path, typer.Option(help="Folder of the maps that it was trained on.")] = Path(
-        "build/density_fields"
-    ),
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the maps that it was trained on.", show_default="build/density_fields, build/cib_tsz"
+        ),
+    ] = None,
 ) -> None:
-    """Measure a prior of density_fields anew: errors, strata and exponent of its bound, written into its card."""
-    from models.density_fields import prior
+    """Measure a prior of density_fields or of foregrounds anew, written into its card.
 
+    Of the former errors, strata and exponent of its bound, of the latter rescaling and quality of its draws.
+    """
+    from bayesdiff.diffusion.model import load_model
+    from models.cib_tsz import prior as foregrounds
+    from models.cib_tsz.scale import ENTRY
+    from models.density_fields import prior as density_fields
+
+    given = () if maps is None else (maps,)
     try:
-        card = prior.measure(model, maps).card.entries
+        if ENTRY in load_model(model).card.entries:
+            card = foregrounds.measure(model, *given).card.entries
+            factors = ", ".join(f"{x:.3f}" for x in card["rescaling"]["factors"])
+            result = f"factors of rescaling {factors}"
+        else:
+            card = density_fields.measure(model, *(given or (Path("build/density_fields"),))).card.entries
+            low, high = card["bound_exponent_interval"]
+            result = f"exponent {card['bound_exponent']:.4f} ({low:.4f} to {high:.4f})"
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
-    low, high = card["bound_exponent_interval"]
-    typer.echo(f"exponent {card['bound_exponent']:.4f} ({low:.4f} to {high:.4f}); wrote {model}")
+    typer.echo(f"{result}; wrote {model}")
 
 
 @app.command("emulator")

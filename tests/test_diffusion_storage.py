@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -75,6 +76,16 @@ def test_round_trip(make, context, tmp_path):
     assert loaded.card.entries["quality"] == {"loss": 0.5}
     z = jax.random.normal(jax.random.key(0), model.event_shape)
     np.testing.assert_array_equal(loaded.denoise(z, 0.4, context), model.denoise(z, 0.4, context))
+
+
+def test_one_number_for_the_contrast_of_draws_is_read_as_that_of_high_noise(tmp_path):
+    path = wiener_model().save(tmp_path / "model")
+    tensors = load_file(path / "model.safetensors")
+    save_file(tensors | {"contrast": np.array(1.1, np.float32)}, path / "model.safetensors")
+    card = json.loads((path / "card.json").read_text())
+    card["weights_sha256"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    (path / "card.json").write_text(json.dumps(card))
+    np.testing.assert_allclose(load_model(path).denoiser.contrast, wiener_model().denoiser.contrast, rtol=1e-6)
 
 
 def test_bounds_of_the_noise_become_those_of_the_model():

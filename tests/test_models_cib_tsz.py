@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -332,11 +333,15 @@ def test_draws_are_rescaled_by_the_factors_of_the_card(monkeypatch):
     model = linear_twin()
     draws = {seed: np.random.default_rng(seed).normal(size=(64, 2, SIZE, SIZE)).astype(np.float32) for seed in (0, 100)}
     monkeypatch.setattr(quality, "draw_fields", lambda model, num, seed, num_evaluations: draws[seed][:num])
-    with pytest.raises(ValueError, match="card holds the factors of rescaling, got one without"):
+    with pytest.raises(ValueError, match="factors of rescaling and the extremes of maps, got one without"):
         quality.draw_maps(model, 2, rescale=True)
     training = correlated(50) * np.array([2.0, 0.5])[:, None, None]
     entry = quality.fit_rescaling(model, training, num=64)
-    model = replace(model, card=Card({**model.card.entries, "rescaling": entry}))
+    lowest, highest = np.array([entry["lowest"], entry["highest"]])
+    np.testing.assert_array_equal(lowest, training.min(axis=(0, 2, 3)))
+    np.testing.assert_array_equal(highest, training.max(axis=(0, 2, 3)))
+    wide = {"lowest": [-1e3, -1e3], "highest": [1e3, 1e3]}
+    model = replace(model, card=Card({**model.card.entries, "rescaling": entry | wide}))
     # The draws that the factors were found from have, rescaled, the variance of the training maps.
     plain, drawn = (quality.draw_maps(model, 64, seed=100, rescale=rescale) for rescale in (False, True))
     np.testing.assert_allclose(drawn.std(axis=(0, 2, 3)), training.std(axis=(0, 2, 3)), rtol=0.02)
@@ -344,6 +349,10 @@ def test_draws_are_rescaled_by_the_factors_of_the_card(monkeypatch):
     mean = training.mean(axis=(0, 2, 3))[:, None, None]
     factors = np.array(entry["factors"])[:, None, None]
     np.testing.assert_allclose(drawn - mean, factors * (plain - mean), atol=1e-3)
+    narrow = {"lowest": (mean[:, 0, 0] - 0.5).tolist(), "highest": (mean[:, 0, 0] + 0.1).tolist()}
+    model = replace(model, card=Card({**model.card.entries, "rescaling": entry | narrow}))
+    cut = quality.draw_maps(model, 64, seed=100)
+    np.testing.assert_allclose(cut, np.clip(drawn, mean - 0.5, mean + 0.1), atol=1e-5)
 
 
 def test_the_same_fields_do_not_differ_and_brighter_ones_do():
@@ -393,6 +402,14 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(tmp_path: Path, monk
     assert len(entries["rescaling"]["factors"]) == 2
     np.testing.assert_allclose(entries["quality"]["denoising"]["error_over_wiener"], 1.0, atol=0.05)
     assert prior.twin_of(model).event_shape == (2, 64, 64)
+    card = json.loads((tmp_path / "m" / "card.json").read_text())
+    old = {name: value for name, value in card["rescaling"].items() if name not in ("lowest", "highest")}
+    (tmp_path / "m" / "card.json").write_text(json.dumps(card | {"rescaling": old}))
+    with pytest.raises(ValueError, match="models measure writes them"):
+        quality.draw_maps(bd.load_model(tmp_path / "m"), 2)
+    result = CliRunner().invoke(models_app, ["measure", str(tmp_path / "m")])
+    assert result.exit_code == 0, result.output
+    assert bd.load_model(tmp_path / "m").card.entries["rescaling"] == entries["rescaling"]
 
 
 def test_files_that_are_no_archives_are_refused(tmp_path):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import filter_field
+from bayesdiff.networks.wiener import WienerDenoiser
 from bayesdiff.windows import MapWindows
 from models import draws
 from models.__main__ import app
@@ -69,7 +70,9 @@ def test_dust_is_that_of_the_mixture(data_dir: Path) -> None:
 def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(
     folder: Path, tmp_path: Path, monkeypatch, refined: prior.Refinement | None, varying: bool
 ) -> None:
-    monkeypatch.setattr(prior, "MATTER", prior.MATTER._replace(refined=refined, varying=varying))
+    contrast = 1.1 if varying else 1.0
+    kind = prior.MATTER._replace(refined=refined, varying=varying, contrast=contrast)
+    monkeypatch.setattr(prior, "MATTER", kind)
     monkeypatch.setattr(prior, "NUM_DRAWS", 8)
     monkeypatch.setattr(data, "data_folder", lambda file: folder)
     small = replace(prior.ARCHITECTURE, channels=(8, 8), blocks=(1, 1), embedding=8)
@@ -86,6 +89,9 @@ def test_the_recipe_ends_in_a_card_that_says_how_good_it_is(
     # One step from a network that gives zero: the filter of spectra that vary, near that of their mean.
     assert np.all(np.array(ratios) < 1.3)
     assert entries["quality"]["draws"]["nearest_patch_draws"] > 0.1
+    assert isinstance(model.denoiser, WienerDenoiser)
+    np.testing.assert_allclose(model.denoiser.contrast, contrast)
+    assert ("contrast" in entries) == varying
     assert ("refinement" in entries) == (tmp_path / "run" / "refined").exists() == (refined is not None)
     spots = refined is not None and refined.spots > 0.0
     assert (tmp_path / "run" / "refined_spots").exists() == spots

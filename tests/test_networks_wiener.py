@@ -12,7 +12,7 @@ import pytest
 from bayesdiff.diffusion.denoiser import Denoiser, GaussianDenoiser, scaled_score, twin
 from bayesdiff.diffusion.densities import Elbo, best_log_density
 from bayesdiff.diffusion.flow import push, spread
-from bayesdiff.diffusion.samplers import reverse_sde
+from bayesdiff.diffusion.samplers import ancestral_draw, reverse_sde
 from bayesdiff.networks.band_table import BandTable, constant_table, radial_band
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
@@ -113,11 +113,16 @@ def test_contrast_is_for_draws_of_the_prior_alone():
         residual = residual_of(plain, y, s, noise, context)
         np.testing.assert_array_equal(residual_of(raised, y, s, noise, context), residual)
         np.testing.assert_allclose(residual_of(raised.generator, y, s, noise, context), factor * residual, rtol=2e-2)
-    u, s = jax.random.normal(jax.random.key(0), y.shape), jnp.asarray(0.7)
+    everywhere = with_contrast(plain, 1.1, onset=None).generator
+    for s in (0.02, 0.5, 30.0):
+        residual = residual_of(plain, y, s, noise, context)
+        np.testing.assert_allclose(residual_of(everywhere, y, s, noise, context), 1.1 * residual, rtol=1e-5)
+    u, s, key = jax.random.normal(jax.random.key(0), y.shape), jnp.asarray(0.7), jax.random.key(1)
     models = [coloured(denoiser, SIZE) for denoiser in (plain, raised, raised.generator)]
-    draws = [push(model, u, context, 6) for model in models]
-    assert float(jnp.abs(draws[1] - draws[0]).max()) > 1e-3
-    np.testing.assert_array_equal(draws[1], draws[2])
+    for draw in (lambda model: push(model, u, context, 6), lambda model: ancestral_draw(key, model, context, 12)):
+        draws = [draw(model) for model in models]
+        assert float(jnp.abs(draws[1] - draws[0]).max()) > 1e-3
+        np.testing.assert_array_equal(draws[1], draws[2])
     likelihoods = [Elbo(4, 1)(model, y.astype(jnp.float32), s, context) for model in models]
     assert likelihoods[1] == likelihoods[0]
     assert likelihoods[1] != likelihoods[2]

@@ -22,12 +22,13 @@ observation.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bayesdiff.diffusion.denoiser import GaussianDenoiser
+from bayesdiff.diffusion.denoiser import GaussianDenoiser, generator
 from bayesdiff.diffusion.flow import LOWEST_NOISE_LEVEL, carry, integrate, reference_of, velocity
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
@@ -141,7 +142,7 @@ def ancestral_draw(
     num_steps: int = 120,
     last: float = LOWEST_NOISE_LEVEL,
 ) -> jax.Array:
-    """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W).
+    """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W), by the denoiser's generator.
 
     The flow and the reverse process of a denoiser that is learned have laws that differ a little. Draws from posteriors
     are those of the reverse process. It goes to the schedule's lowest noise level, below which nothing is known: a draw
@@ -155,6 +156,7 @@ def ancestral_draw(
         last: as of :func:`reverse_sde`.
     """
     key_noise, key = jax.random.split(key)
+    model = replace(model, denoiser=generator(model.denoiser))
     s = jnp.asarray(model.noise_levels()[-1])
     noise = filter_field(jax.random.normal(key_noise, model.event_shape), jnp.sqrt(model.noise_power(context)))
     return reverse_sde(key, model, s * noise, s, context, num_steps, last)

@@ -193,10 +193,18 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
         context_low=context_low,
         context_high=context_high,
         **{name: BandTable(jnp.asarray(tensors["table_log_s"]), jnp.asarray(tensors[name])) for name in _TABLES},
-        contrast=jnp.asarray(tensors["contrast"]),
+        contrast=_build_contrast(tensors),
         config=config,
         standardised=bool(card.get("standardised", False)),
     )
+
+
+def _build_contrast(tensors: dict[str, np.ndarray]) -> jax.Array:
+    from bayesdiff.recalibration import contrast_table
+
+    contrast, log_s = jnp.asarray(tensors["contrast"]), jnp.asarray(tensors["table_log_s"])
+    # Weights that were written when there was one number for high noise.
+    return contrast if contrast.ndim else contrast_table(contrast, log_s)
 
 
 def _build_spectra(kind: str, tensors: dict[str, np.ndarray]):

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bayesdiff.diffusion.denoiser import GaussianDenoiser, GaussianReference, Levels
@@ -39,7 +38,6 @@ from bayesdiff.networks.spectral_mixture import NUM_FEATURES, Window, single_spe
 from bayesdiff.networks.tiles import LARGEST_WHOLE, apply_in_tiles
 from bayesdiff.networks.unet import UNet, UNetConfig
 
-CONTRAST_ONSET = (0.3, 1.0)
 NORM_IS_KNOWN = (0.1, 0.3)
 """Mean posterior variance up to which the norm of E[x | y] is held, and from which it is left alone: what the variance
 of one field is beside the mean over fields is the less known the more there is of it."""
@@ -84,7 +82,7 @@ class WienerDenoiser:
         feedback: share of the whitened field that is added to it.
         residual_variance: what is left of the Gaussian field's posterior variance, E |F(x - D)|^2 / V. It makes
             few-step reverse sampling accurate (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
-        contrast: further factor of the output at high noise where fields are drawn from the prior.
+        contrast: further factor of the output where fields are drawn from the prior, at the noise levels of ``gain``.
         config: architecture of the network.
         standardised: whether all fields of the prior have mean 0 and standard deviation 1.
     """
@@ -111,10 +109,9 @@ class WienerDenoiser:
 
     @property
     def generator(self) -> WienerDenoiser:
-        """The denoiser that draws of the prior go by: the gain times ``contrast`` above s = 1, one below s = 0.3."""
-        ramp = jnp.interp(self.gain.log_s, jnp.log(np.array(CONTRAST_ONSET)), jnp.array([0.0, 1.0]))
-        raised = BandTable(self.gain.log_s, self.gain.values * (1.0 + (self.contrast - 1.0) * ramp)[:, None])
-        return replace(self, gain=raised, contrast=jnp.ones(()))
+        """The denoiser that draws of the prior go by: its gain times ``contrast``."""
+        raised = BandTable(self.gain.log_s, self.gain.values * self.contrast[:, None])
+        return replace(self, gain=raised, contrast=jnp.ones_like(self.contrast))
 
     def __call__(self, y: jax.Array, s: jax.Array, noise_power: jax.Array, context: jax.Array) -> jax.Array:
         """E[x | y] of one field (C, H, W)."""
@@ -249,16 +246,16 @@ def initialise(
     """
     config = replace(config, num_context=len(context_low) + NUM_FEATURES)
     _, params = nnx.split(UNet(config, nnx.Rngs(seed)))
-    params = nnx.to_pure_dict(params)
+    params, gain = nnx.to_pure_dict(params), constant_table(1.0, num_bands)
     return WienerDenoiser(
         reference=reference,
         spectra=single_spectrum() if spectra is None else spectra,
         params=params,
         context_low=jnp.asarray(context_low, dtype=jnp.float32),
         context_high=jnp.asarray(context_high, dtype=jnp.float32),
-        gain=constant_table(1.0, num_bands),
+        gain=gain,
         feedback=constant_table(0.0, num_bands),
         residual_variance=constant_table(1.0, num_bands),
-        contrast=jnp.ones(()),
+        contrast=jnp.ones(len(gain.log_s)),
         config=config,
     )

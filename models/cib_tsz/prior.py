@@ -18,6 +18,7 @@ two pixels as one, so that its four levels are 32, 16, 8 and 4 on a side.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows
 from models.cib_tsz.data import FOLDER, PATCH_SIZE, Foregrounds, load
 from models.cib_tsz.mock import PIXEL_ARCMIN
-from models.cib_tsz.scale import ENTRY, Scale, fit_scale, mean_spectra
+from models.cib_tsz.scale import ENTRY, Scale, fit_scale, mean_spectra, scale_of
 
 SCHEDULE = Sigmoid(clip=4.5e-5)
 """That of the paper (Jabri et al. 2022, start -3, end 3, tau 1), cut at a log-SNR of 10 to either side."""
@@ -174,8 +175,6 @@ def publish(
     kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, path: Path, folder: Path = FOLDER
 ) -> DiffusionModel:
     """Measure a trained prior and write it with its card."""
-    from models.cib_tsz.quality import fit_rescaling, measured_quality
-
     windows, scale = training_set(kind, folder)
     maps = load(kind.channels, folder)
     model = make_prior(
@@ -188,8 +187,29 @@ def publish(
         command=kind.command,
         training=settings_card(settings),
     )
-    model = make_prior(
-        denoiser, scale, **{**dict(model.card.entries), "rescaling": fit_rescaling(model, training_patches(maps))}
-    )
+    return write_measured(model, maps, windows, path)
+
+
+def measure(path: Path, folder: Path = FOLDER) -> DiffusionModel:
+    """Measure the prior of a folder anew on the maps that it was trained on, and write that into its card.
+
+    Raises:
+        ValueError: it is not a prior of foregrounds.
+    """
+    model = load_model(path)
+    entry = model.card.entries.get(ENTRY)
+    if not isinstance(entry, dict):
+        raise ValueError(f"a prior of foregrounds is expected, with {ENTRY} in its card, got {path}")
+    maps = load(tuple(entry["channels"]), folder)
+    fields = np.asarray(scale_of(model, entry["channels"]).field(jnp.asarray(training_patches(maps))))
+    return write_measured(model, maps, MapWindows(jnp.asarray(fields), PATCH_SIZE, (False, False)), path)
+
+
+def write_measured(model: DiffusionModel, maps: Foregrounds, windows: MapWindows, path: Path) -> DiffusionModel:
+    """The prior on disk, with its rescaling and its quality in the card."""
+    from models.cib_tsz.quality import fit_rescaling, measured_quality
+
+    rescaling = fit_rescaling(model, training_patches(maps))
+    model = replace(model, card=Card({**model.card.entries, "rescaling": rescaling}))
     model.save(path, quality=measured_quality(model, maps, windows))
     return load_model(path)

@@ -85,22 +85,28 @@ def rescaled(maps: np.ndarray, model: bd.DiffusionModel) -> np.ndarray:
     """Drawn maps (num, C, H, W) [micro-K] whose deviations from the mean are multiplied by the card's factors.
 
     One factor per channel, as published: there 1.03 for the CIB and 1.14 for the tSZ effect (Prabhu et al. 2025,
-    section 3.2). It is for draws alone: a likelihood goes by the model as it is.
+    section 3.2). Pixels beyond the extremes of the training maps are brought to these: clusters and sources that stand
+    out further are masked in maps, so no map has them, and the asinh scale makes a small error of a drawn field there a
+    large one. Both are for draws alone: a likelihood goes by the model as it is.
 
     Raises:
-        ValueError: the card has no factors.
+        ValueError: the card has no factors, or no extremes.
     """
     entry = model.card.entries.get("rescaling")
-    if entry is None:
-        raise ValueError("rescale must be asked of a model whose card holds the factors of rescaling, got one without")
+    if entry is None or "lowest" not in entry:
+        raise ValueError(
+            "rescale must be asked of a model whose card holds the factors of rescaling and the extremes of maps, got "
+            "one without; python -m models measure writes them"
+        )
     mean, factor = (np.array(entry[name], dtype=maps.dtype)[:, None, None] for name in ("means", "factors"))
-    return mean + factor * (maps - mean)
+    lowest, highest = (np.array(entry[name], dtype=maps.dtype)[:, None, None] for name in ("lowest", "highest"))
+    return np.clip(mean + factor * (maps - mean), lowest, highest)
 
 
 def fit_rescaling(
     model: bd.DiffusionModel, training: np.ndarray, num: int = NUM_RESCALING, seed: int = 100
 ) -> dict[str, Any]:
-    """The factors of :func:`rescaled`: standard deviation of all training maps over that of all draws.
+    """What :func:`rescaled` needs: standard deviation of training maps over that of draws, and extremes of the maps.
 
     Args:
         model: the prior.
@@ -111,7 +117,8 @@ def fit_rescaling(
     drawn = draw_maps(model, num, seed, rescale=False)
     ours, theirs = (x.std(axis=(0, 2, 3), dtype=np.float64) for x in (drawn, training))
     factors, means = theirs / ours, training.mean(axis=(0, 2, 3), dtype=np.float64)
-    return {"factors": factors.tolist(), "means": means.tolist(), "num_draws": num, "seed": seed}
+    extremes = {"lowest": training.min(axis=(0, 2, 3)).tolist(), "highest": training.max(axis=(0, 2, 3)).tolist()}
+    return {"factors": factors.tolist(), "means": means.tolist(), **extremes, "num_draws": num, "seed": seed}
 
 
 def spectra(patches: np.ndarray) -> np.ndarray:

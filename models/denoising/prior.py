@@ -30,13 +30,13 @@ from bayesdiff.diffusion.denoiser import GaussianDenoiser
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
 from bayesdiff.diffusion.noise import WhiteNoise
-from bayesdiff.diffusion.samplers import LAST_NOISE_LEVEL, ancestral_draw, draw_prior
+from bayesdiff.diffusion.samplers import ancestral_draw, draw_prior
 from bayesdiff.diffusion.schedules import Cosine
 from bayesdiff.networks.spectral_mixture import fit_spectral_mixture
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.varying_spectrum import fit_varying_spectrum
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
-from bayesdiff.recalibration import recalibrate
+from bayesdiff.recalibration import recalibrate, with_contrast
 from bayesdiff.training import TrainingSettings, settings_card, train
 from bayesdiff.windows import MapWindows, WithDraws
 from models.denoising.data import SIZE, Maps, load_dust, load_matter
@@ -82,6 +82,7 @@ class Kind(NamedTuple):
         refined: how it is trained further, if it is.
         standardised: whether it is of windows that are standardised one by one.
         varying: whether the spectra of its windows are a Gaussian vector of log amplitudes or a mixture.
+        contrast: factor on the network, at all noise levels, where fields are drawn from the prior.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Kind(NamedTuple):
     refined: Refinement | None = None
     standardised: bool = False
     varying: bool = False
+    contrast: float = 1.0
 
     def windows(self, maps: Maps | None = None) -> MapWindows:
         """Random windows of the training maps, as the prior has them."""
@@ -118,6 +120,7 @@ DUST = Kind(
     },
     refined=Refinement(length=2.8, share=0.5, ancestral=True),
     varying=True,
+    contrast=1.05,
 )
 DUST_SHAPES = DUST._replace(
     name="dust-shapes-64",
@@ -130,6 +133,7 @@ DUST_SHAPES = DUST._replace(
     refined=Refinement(spots=0.3),
     standardised=True,
     varying=False,
+    contrast=1.0,
 )
 
 
@@ -174,8 +178,7 @@ def draw_windows(denoiser: WienerDenoiser, ancestral: bool) -> MapWindows:
     """Draws of the prior as it is, as training maps."""
     model = make_prior(denoiser)
     context = model.context_array(None)
-    # What ships was trained on draws that end there.
-    draw_one = partial(ancestral_draw, num_steps=NUM_STEPS, last=LAST_NOISE_LEVEL) if ancestral else draw_prior
+    draw_one = partial(ancestral_draw, num_steps=NUM_STEPS) if ancestral else draw_prior
     draw = jax.jit(jax.vmap(lambda key: draw_one(key, model, context)))
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(KEY), i), CHUNK) for i in range(NUM_DRAWS // CHUNK)]
     return MapWindows(jnp.concatenate([draw(some) for some in keys]), SIZE, (False, False))
@@ -219,6 +222,9 @@ def publish(kind: Kind, denoiser: WienerDenoiser, settings: TrainingSettings, pa
     if kind.standardised:
         card["window_scale"] = fit_window_scale(maps)._asdict()
         references, held_out = standardised(references), standardised(held_out)
+    if kind.contrast != 1.0:
+        denoiser = with_contrast(denoiser, kind.contrast, onset=None)
+        card["contrast"] = f"in draws, the network raised by {kind.contrast:g}, chosen by the power of 128 draws"
     model = make_prior(denoiser, **card)
     training = np.asarray(jax.vmap(kind.windows(maps).draw)(jax.random.split(jax.random.key(7), 4096)))
     quality = {
