@@ -27,12 +27,11 @@ from bayesdiff.diffusion.noise import Noise
 from bayesdiff.diffusion.schedules import Schedule, noise_level
 from bayesdiff.examples import draw_example
 from bayesdiff.networks.band_table import BandTable, band_sum
-from bayesdiff.networks.wiener import WienerDenoiser
+from bayesdiff.networks.wiener import CONTRAST_ONSET, WienerDenoiser, contrast_table
 from bayesdiff.windows import TrainingFields
 
 GAIN_BOUNDS, FEEDBACK_BOUND = (0.5, 1.5), 0.2
 RESIDUAL_BOUNDS = (1e-3, 1.5)
-CONTRAST_ONSET = (0.3, 1.0)
 # Of the squared input, relative: a network that gives nothing keeps its gain.
 RIDGE = 1e-4
 
@@ -106,19 +105,13 @@ def with_contrast(
         onset: noise levels up to which the factor is one, and from which it is whole; None for all levels.
 
     Raises:
-        ValueError: for a contrast that is not between 0.5 and 1.5.
+        ValueError: for a contrast that is not between 0.5 and 1.5, or an onset that is not two ascending noise levels.
     """
     if not 0.5 <= contrast <= 1.5:
         raise ValueError(f"contrast must be a factor near one, between 0.5 and 1.5, got {contrast}")
+    if onset is not None and not 0.0 < onset[0] < onset[1]:
+        raise ValueError(f"onset must be two noise levels above 0, the lower first, got {onset}")
     return replace(denoiser, contrast=contrast_table(contrast, denoiser.gain.log_s, onset))
-
-
-def contrast_table(
-    contrast: float | jax.Array, log_s: jax.Array, onset: tuple[float, float] | None = CONTRAST_ONSET
-) -> jax.Array:
-    """The factor at noise levels exp(log_s), linear in log s over the onset; of their shape."""
-    ramp = jnp.ones_like(log_s) if onset is None else jnp.interp(log_s, jnp.log(jnp.array(onset)), jnp.arange(2.0))
-    return (1.0 + (contrast - 1.0) * ramp).astype(jnp.float32)
 
 
 def with_twin_at_large_scales(

@@ -128,6 +128,8 @@ def test_contrast_is_for_draws_of_the_prior_alone():
     assert likelihoods[1] != likelihoods[2]
     with pytest.raises(ValueError, match="between 0.5 and 1.5, got 2"):
         with_contrast(plain, 2.0)
+    with pytest.raises(ValueError, match="the lower first, got"):
+        with_contrast(plain, 1.1, onset=(1.0, 0.3))
 
 
 def test_table_is_read_by_band_and_level():

@@ -200,7 +200,7 @@ def _build_denoiser(card: dict[str, Any], tensors: dict[str, np.ndarray]):
 
 
 def _build_contrast(tensors: dict[str, np.ndarray]) -> jax.Array:
-    from bayesdiff.recalibration import contrast_table
+    from bayesdiff.networks.wiener import contrast_table
 
     contrast, log_s = jnp.asarray(tensors["contrast"]), jnp.asarray(tensors["table_log_s"])
     # Weights that were written when there was one number for high noise.

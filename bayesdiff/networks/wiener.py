@@ -38,6 +38,7 @@ from bayesdiff.networks.spectral_mixture import NUM_FEATURES, Window, single_spe
 from bayesdiff.networks.tiles import LARGEST_WHOLE, apply_in_tiles
 from bayesdiff.networks.unet import UNet, UNetConfig
 
+CONTRAST_ONSET = (0.3, 1.0)
 NORM_IS_KNOWN = (0.1, 0.3)
 """Mean posterior variance up to which the norm of E[x | y] is held, and from which it is left alone: what the variance
 of one field is beside the mean over fields is the less known the more there is of it."""
@@ -259,3 +260,11 @@ def initialise(
         contrast=jnp.ones(len(gain.log_s)),
         config=config,
     )
+
+
+def contrast_table(
+    contrast: float | jax.Array, log_s: jax.Array, onset: tuple[float, float] | None = CONTRAST_ONSET
+) -> jax.Array:
+    """The factor at noise levels exp(log_s), linear in log s over the onset; of their shape."""
+    ramp = jnp.ones_like(log_s) if onset is None else jnp.interp(log_s, jnp.log(jnp.array(onset)), jnp.arange(2.0))
+    return (1.0 + (contrast - 1.0) * ramp).astype(jnp.float32)
