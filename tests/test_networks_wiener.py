@@ -106,7 +106,7 @@ def test_gain_and_feedback_enter_the_residual():
 
 
 @pytest.mark.slow
-def test_contrast_is_for_draws_of_the_prior_alone():
+def test_contrast_is_for_draws_alone():
     plain, (y, _, noise, context) = perturbed(), inputs(1.0)
     raised = with_contrast(plain, 1.2)
     for s, factor in ((0.2, 1.0), (0.3**0.5, 1.1), (30.0, 1.2)):
@@ -119,7 +119,8 @@ def test_contrast_is_for_draws_of_the_prior_alone():
         np.testing.assert_allclose(residual_of(everywhere, y, s, noise, context), 1.1 * residual, rtol=1e-5)
     u, s, key = jax.random.normal(jax.random.key(0), y.shape), jnp.asarray(0.7), jax.random.key(1)
     models = [coloured(denoiser, SIZE) for denoiser in (plain, raised, raised.generator)]
-    for draw in (lambda model: push(model, u, context, 6), lambda model: ancestral_draw(key, model, context, 12)):
+    of_prior = (lambda model: push(model, u, context, 6), lambda model: ancestral_draw(key, model, context, 12))
+    for draw in (*of_prior, lambda model: reverse_sde(key, model, y, s, context, 6)):
         draws = [draw(model) for model in models]
         assert float(jnp.abs(draws[1] - draws[0]).max()) > 1e-3
         np.testing.assert_array_equal(draws[1], draws[2])

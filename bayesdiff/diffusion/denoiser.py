@@ -133,7 +133,7 @@ def is_gaussian(denoiser: Denoiser) -> bool:
 
 
 def generator(denoiser: Denoiser) -> Denoiser:
-    """The denoiser by which fields are drawn from the prior: itself, unless it names another as its ``generator``."""
+    """The denoiser by which fields are drawn: itself, unless it names another as its ``generator``."""
     return getattr(denoiser, "generator", denoiser)
 
 

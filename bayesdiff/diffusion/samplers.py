@@ -18,6 +18,9 @@ observation.
   the denoiser per step. For the twin there is no excess: it is sampled exactly in any number of steps. Each call goes
   by a random orientation of the field, if the prior has no preferred one (:mod:`bayesdiff.diffusion.orientation`).
 * :func:`probability_flow` integrates the flow of :mod:`bayesdiff.diffusion.flow` with Heun's second-order method.
+
+Draws, of the prior or of a posterior, go by the denoiser's generator, which densities do not ask: the posterior of what
+the reverse process drew is the same process begun at the observation.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.model import DiffusionModel
 from bayesdiff.diffusion.orientation import random_orientation
 
-LAST_NOISE_LEVEL = 0.02
+# A draw that ends above it has a Gaussian texture there, which no field has and functionals of smooth regions show.
+LAST_NOISE_LEVEL = 0.005
 # Of c + (1 - c) A, in long steps: there the noise tells little of the denoiser's slope.
 SMALLEST_SHARE = 0.5
 
@@ -55,7 +59,7 @@ def reverse_sde(
     num_steps: int = 24,
     last: float = LAST_NOISE_LEVEL,
 ) -> jax.Array:
-    """Draw x given y = x + s Sigma^(1/2) n.
+    """Draw x given y = x + s Sigma^(1/2) n, by the denoiser's generator.
 
     Args:
         key: random key.
@@ -70,6 +74,7 @@ def reverse_sde(
     Returns:
         One draw, (C, H, W).
     """
+    model = replace(model, denoiser=generator(model.denoiser))
     key, key_orientation = jax.random.split(key)
     orientation = random_orientation(key_orientation, model.denoiser)
     noise_power = orientation.turn_power(model.noise_power(context))
@@ -142,11 +147,10 @@ def ancestral_draw(
     num_steps: int = 120,
     last: float = LOWEST_NOISE_LEVEL,
 ) -> jax.Array:
-    """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W), by the denoiser's generator.
+    """Draw x from the prior by :func:`reverse_sde` from t = 1, (C, H, W).
 
     The flow and the reverse process of a denoiser that is learned have laws that differ a little. Draws from posteriors
-    are those of the reverse process. It goes to the schedule's lowest noise level, below which nothing is known: a draw
-    that ends above it has a Gaussian texture there, which an observation at a small noise level shows.
+    are those of the reverse process. It goes to the schedule's lowest noise level, below which nothing is known.
 
     Args:
         key: random key.
@@ -156,7 +160,6 @@ def ancestral_draw(
         last: as of :func:`reverse_sde`.
     """
     key_noise, key = jax.random.split(key)
-    model = replace(model, denoiser=generator(model.denoiser))
     s = jnp.asarray(model.noise_levels()[-1])
     noise = filter_field(jax.random.normal(key_noise, model.event_shape), jnp.sqrt(model.noise_power(context)))
     return reverse_sde(key, model, s * noise, s, context, num_steps, last)

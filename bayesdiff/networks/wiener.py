@@ -17,7 +17,7 @@ level and band (see :mod:`bayesdiff.recalibration`). Where every field of the pr
 the norm of E[x | y] is known, |D|^2 + tr Cov(x | y) = E |x|^2, and D is brought to it: no network learns a constraint
 on all pixels together so well that a chain of many draws keeps it.
 
-Densities and the reverse process from an observation go by this denoiser. Fields drawn from the prior go by its
+Densities go by this denoiser. Fields drawn, from the prior or from a posterior, go by its
 :attr:`WienerDenoiser.generator`.
 """
 
@@ -83,7 +83,7 @@ class WienerDenoiser:
         feedback: share of the whitened field that is added to it.
         residual_variance: what is left of the Gaussian field's posterior variance, E |F(x - D)|^2 / V. It makes
             few-step reverse sampling accurate (the optimal reverse variance of Bao et al. 2022, arXiv:2201.06503).
-        contrast: further factor of the output where fields are drawn from the prior, at the noise levels of ``gain``.
+        contrast: further factor of the output where fields are drawn, at the noise levels of ``gain``.
         config: architecture of the network.
         standardised: whether all fields of the prior have mean 0 and standard deviation 1.
     """
@@ -110,7 +110,7 @@ class WienerDenoiser:
 
     @property
     def generator(self) -> WienerDenoiser:
-        """The denoiser that draws of the prior go by: its gain times ``contrast``."""
+        """The denoiser that draws go by: its gain times ``contrast``."""
         raised = BandTable(self.gain.log_s, self.gain.values * self.contrast[:, None])
         return replace(self, gain=raised, contrast=jnp.ones_like(self.contrast))
 

@@ -82,7 +82,7 @@ class Kind(NamedTuple):
         refined: how it is trained further, if it is.
         standardised: whether it is of windows that are standardised one by one.
         varying: whether the spectra of its windows are a Gaussian vector of log amplitudes or a mixture.
-        contrast: factor on the network, at all noise levels, where fields are drawn from the prior.
+        contrast: factor on the network, at all noise levels, where fields are drawn.
     """
 
     name: str
