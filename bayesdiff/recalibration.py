@@ -11,8 +11,8 @@ with the pooled target t (:mod:`bayesdiff.windows`): the least squares of the fi
 
 That holds for windows of the training maps in noise. A draw goes by the network's own fields, whose contrast falls a
 little short at every noise level, each error feeding the next. :func:`with_contrast` raises the gain by one number, to
-be chosen so that draws of the prior have the contrast of the maps. It is for draws alone: a likelihood asks the denoiser
-about observed fields, of which the recalibrated network is the better regression.
+be chosen so that draws of the prior have the contrast of the maps. It is for draws alone: a likelihood asks about
+observed fields, of which the recalibrated network is the better regression.
 """
 
 from __future__ import annotations
