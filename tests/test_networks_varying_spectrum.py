@@ -119,6 +119,7 @@ def test_levels_are_those_of_the_field_behind_the_noise():
         np.testing.assert_allclose(features, expected, atol=0.25)
 
 
+@pytest.mark.slow
 def test_fields_that_are_drawn_vary_as_much():
     """The power of small scales scatters as the model says, not as that of fields of one power does."""
 

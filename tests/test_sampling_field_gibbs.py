@@ -108,7 +108,7 @@ def test_coloured_noise_and_an_operator_that_is_not_diagonal(x64):
     )
 
 
-@pytest.mark.parametrize("num_shifts", [0, 2])
+@pytest.mark.parametrize("num_shifts", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_unknown_level_and_calibration_have_their_exact_posterior(prior, observation, num_shifts):
     def model(y=None):
         level = numpyro.sample("level", dist.LogUniform(0.1, 1.0))
@@ -192,6 +192,7 @@ def test_two_fields_of_one_map_are_told_apart(prior):
             assert values.var() == pytest.approx(variance, rel=0.3)
 
 
+@pytest.mark.slow
 def test_fields_in_a_plate(prior, observation):
     """Two maps of unknown common level: each has its own field."""
 
@@ -276,6 +277,7 @@ def test_what_fields_follow_is_the_posterior_mean_and_their_prior_the_closed_for
     assert float(prior_ratio(priors, {"x": x}, change)) == pytest.approx(float(expected), abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_chains_find_modes_by_their_weight_as_the_likelihood_comes_in_by_degrees(monkeypatch):
     bimodal, spread, observed = pixel_mixture(with_twin=True), 0.1, 0.2
@@ -314,6 +316,7 @@ def test_the_likelihood_is_whole_after_half_of_the_warm_up():
     assert field_gibbs.likelihood_power(jnp.asarray(0), 0) == 1.0
 
 
+@pytest.mark.slow
 def test_a_parameter_that_the_data_do_not_tell_keeps_its_prior(prior, observation):
     def model(y=None):
         numpyro.sample("bounded", dist.Uniform(0.0, 1.0))

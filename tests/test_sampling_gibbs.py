@@ -167,6 +167,7 @@ def test_shifts_are_refused_beyond_the_schedule(twin):
         assert float(position["sigma"]) == 0.0
 
 
+@pytest.mark.slow
 def test_field_and_amplitude_move_together_where_the_field_hides_the_noise(twin):
     """Noise far below the field at almost every scale: in turn they creep, together they do not."""
     y = bd.NoisyDiffusion(twin, 0.25, (1.0,)).sample(jax.random.key(8))
@@ -190,6 +191,7 @@ def bound(model, y):
     return target.functions, target.data
 
 
+@pytest.mark.slow
 def test_fields_in_a_plate_that_share_the_amplitude(twin):
     """NumPyro expands their distribution; another likelihood stands beside them."""
 
