@@ -20,7 +20,7 @@ from validation.field_calibration import Campaign, calibrate, observe, of_fields
 from validation.figures import RESULTS, Figure
 
 PRIOR = "dust-cmb-64"
-NUM, NUM_FIELDS, KEY = 50, 20, 43
+NUM, NUM_FIELDS, KEY = 20, 20, 43
 FOLDER = RESULTS / "mixture_calibration"
 
 
