@@ -10,9 +10,9 @@ level, so the output is multiplied by a gain, and given a share of the whitened 
 with the pooled target t (:mod:`bayesdiff.windows`): the least squares of the field's error.
 
 That holds for windows of the training maps in noise. A draw goes by the network's own fields, whose contrast falls a
-little short at every noise level, each error feeding the next. :func:`with_contrast` raises the gain by one number, to
-be chosen so that draws of the prior have the contrast of the maps. It is for draws alone: a likelihood asks about
-observed fields, of which the recalibrated network is the better regression.
+little short, or goes too far, at every noise level, each error feeding the next. :func:`with_contrast` multiplies the
+gain by one number, to be chosen so that draws of the prior have the contrast of the maps. It is for draws alone: a
+likelihood asks about observed fields, of which the recalibrated network is the better regression.
 """
 
 from __future__ import annotations

@@ -189,3 +189,24 @@ def test_mixed_precision_inputs_are_accepted():
     y = jnp.zeros((1, 8, 8), dtype=jnp.float32)
     assert np.isfinite(reverse_sde(jax.random.key(0), model, y, jnp.asarray(0.5), context, 3)).all()
     assert np.isfinite(probability_flow(model, y, jnp.asarray(0.5), context, 3)).all()
+
+
+class Generating(Opaque):
+    """A denoiser that names that of a field of another mean as its generator."""
+
+    @property
+    def generator(self) -> GaussianDenoiser:
+        return GaussianDenoiser(jnp.asarray(red_power(SIZE)), 2.0)
+
+
+def test_draws_of_prior_and_posterior_go_by_the_generator():
+    own = GaussianDenoiser(jnp.asarray(red_power(SIZE)), 0.3)
+    denoiser = Generating(own)
+    y, s, context = jnp.ones((1, SIZE, SIZE)), jnp.asarray(0.7), jnp.array(CONTEXT)
+    for draw in (
+        lambda model: reverse_sde(jax.random.key(0), model, y, s, context, 4),
+        lambda model: ancestral_draw(jax.random.key(1), model, context, 4),
+    ):
+        found, expected, other = (draw(coloured(of, SIZE)) for of in (denoiser, denoiser.generator, own))
+        np.testing.assert_array_equal(found, expected)
+        assert float(jnp.abs(found - other).max()) > 0.01
