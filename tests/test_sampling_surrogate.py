@@ -99,6 +99,25 @@ def test_the_density_is_lowered_where_the_process_is_not_sure():
     np.testing.assert_allclose(float(lowered), 6.0, rtol=1e-3)  # three times the two nat beyond
 
 
+def test_neither_far_points_nor_chains_in_a_corner_spoil_the_fit():
+    rng = np.random.default_rng(1)
+
+    def height(x):
+        return -0.5 * np.sum((x @ np.array([[2.0, 1.0], [0.0, 4.0]])) ** 2, axis=1) + 0.4 * np.sin(2.0 * x[:, 0])
+
+    far = np.array([0.0, 14.0]) + rng.normal(size=(24, 2)) * np.array([1.0, 0.5])
+    near = rng.normal(size=(30, 2)) * np.array([0.9, 0.5])
+    points = np.concatenate([far, near])
+    draws = np.array([1.5, -0.4]) + rng.normal(size=(600, 2)) * np.array([0.01, 0.002])  # where a first guess led
+    process = surrogate._fit(points, draws, height(points), height(points), 54).interpolant
+    new = rng.normal(size=(200, 2)) * np.array([0.45, 0.25])
+    mean, deviation = (np.asarray(x) for x in jax.vmap(process)(jnp.asarray(new)))
+    error = mean - height(new)
+    assert height(far).max() < -1000
+    assert np.sqrt(np.mean((error - error.mean()) ** 2)) < 0.02  # 0.2 if every point is followed as closely
+    assert np.mean(np.abs(error) < 3.0 * np.hypot(deviation, 0.05)) > 0.95
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("min_bulk", "far"), [(24, 1.0), (1000, 6.0)], ids=["accepted", "not accepted"])
 def test_only_an_accepted_surrogate_keeps_out_of_what_it_does_not_know(twin, min_bulk, far):

@@ -27,6 +27,11 @@ STUDIES = {
     "denoiser_errors": ("denoiser_errors", "run", "errors that priors make beside those they claim"),
     "mixture_calibration": ("mixture_calibration", "run", "calibration of dust and CMB, unknown cosmology: own draws"),
     "mixture_calibration_held_out": ("mixture_calibration", "held_out", "the same with held-out dust"),
+    "mixture_misspecification": (
+        "mixture_misspecification",
+        "run",
+        "the prior behind the CMB on mixtures that it does not describe",
+    ),
     "shipped_calibration": ("shipped_calibration", "run", "calibration of the other shipped priors"),
     "simulations": ("simulations", "run", "spectra of the N-body simulations against halofit"),
     "known_answer": ("known_answer", "run", "a trained conditional prior whose posterior is known, by every estimator"),

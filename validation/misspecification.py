@@ -101,12 +101,13 @@ def kinds(twin: bd.DiffusionModel, folder: Path) -> dict[str, Callable[[jax.Arra
     planck = MapWindows(jnp.asarray(planck_map()), SIZE, periodic=(False, False))
     other = MapWindows(jnp.asarray(polarisation_maps()), SIZE, periodic=(True, True))
     flat = partial(flat_noise, NOISE_RMS)
+    skies = curved_skies(folder / "skies.npz", SIZE, PIXEL_ARCMIN, NUM_SKIES)
     return {
         OWN: own,
         "dust of an MHD simulation": partial(simulate, held_out.draw, flat),
         "dust of MHD Q and U": partial(simulate, other.draw, flat),
         "dust of the Planck sky": partial(simulate, planck.draw, flat),
-        "CMB of curved skies": partial(simulate_on_skies, partial(twin_dust, twin), curved_skies(folder / "skies.npz")),
+        "CMB of curved skies": partial(simulate_on_skies, partial(twin_dust, twin), skies),
         "twice the instrument noise": partial(simulate, partial(twin_dust, twin), partial(flat_noise, WRONG_NOISE_RMS)),
     }
 
@@ -144,19 +145,19 @@ def flat_noise(noise_rms: float, key: jax.Array, H0: jax.Array, omega_b: jax.Arr
     return colour(jax.random.normal(key, (1, SIZE, SIZE)), power)
 
 
-def curved_skies(path: Path) -> dict[str, jax.Array]:
-    """Patches of curved skies over the prior of the cosmology, in the model's unit of the CMB; kept once made.
+def curved_skies(path: Path, size: int, pixel_arcmin: float, num: int) -> dict[str, jax.Array]:
+    """Patches of ``num`` curved skies over the prior of the cosmology, in the model's unit of the CMB; kept once made.
 
     They have waves longer than a patch, do not close at its edges, and hold what is smaller than a pixel folded back.
     """
     if not path.exists():
         rng = np.random.default_rng(KEY)
-        H0, omega_b = (rng.uniform(*PRIOR_BOUNDS[name], NUM_SKIES) for name in ("H0", "omega_b"))
+        H0, omega_b = (rng.uniform(*PRIOR_BOUNDS[name], num) for name in ("H0", "omega_b"))
         patches = []
         for index, point in enumerate(zip(H0, omega_b, strict=True)):
             spectrum = np.concatenate([np.zeros(LMIN), np.asarray(cmb_spectrum(*point), float)])
-            power = cmb_power(*point, (SIZE, SIZE), PIXEL_ARCMIN, normalise=False)
-            sky = simulate_curved_patches(index, spectrum, PATCHES_PER_SKY, SIZE, PIXEL_ARCMIN)
+            power = cmb_power(*point, (size, size), pixel_arcmin, normalise=False)
+            sky = simulate_curved_patches(index, spectrum, PATCHES_PER_SKY, size, pixel_arcmin)
             patches.append(sky / np.sqrt(np.mean(np.asarray(power))))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial_path = path.with_suffix(".partial.npz")

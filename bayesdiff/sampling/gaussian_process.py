@@ -77,7 +77,14 @@ class Fit(NamedTuple):
     noise: float
 
 
-def fit(points: np.ndarray, values: np.ndarray, centre: np.ndarray, whitening: np.ndarray, size: int) -> Fit:
+def fit(
+    points: np.ndarray,
+    values: np.ndarray,
+    centre: np.ndarray,
+    whitening: np.ndarray,
+    size: int,
+    doubt: np.ndarray | None = None,
+) -> Fit:
     """Fit the process.
 
     Args:
@@ -86,16 +93,21 @@ def fit(points: np.ndarray, values: np.ndarray, centre: np.ndarray, whitening: n
         centre: shift of the parameters.
         whitening: matrix that gives the region of interest unit covariance.
         size: number of points to pad to, at least n.
+        doubt: standard deviations of noise at each point beside the common one, (n,): what the process need not
+            follow. The scale on which it varies is that of the points without.
 
     Returns:
-        The fit; ``leave_one_out`` are the residuals value minus prediction without that value (there, section 5.4.2).
+        The fit; ``leave_one_out`` are the residuals value minus prediction without that value (there, section 5.4.2) of
+        the points without doubt.
     """
     x = (points - centre) @ whitening.T
     terms = _polynomial(x, np)
-    offset = float(values.mean())
+    doubt = np.zeros(len(values)) if doubt is None else doubt
+    certain = values[doubt == 0.0]
+    offset = float(certain.mean())
     y = values - offset
     num, num_scales = x.shape
-    spread = max(float(y.std()), 0.1)
+    spread = max(float(certain.std()), 0.1)
 
     def unpack(log_hyper: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, float]:
         linear, quadratic, amplitude, noise = np.exp(log_hyper[num_scales:])
@@ -107,7 +119,7 @@ def fit(points: np.ndarray, values: np.ndarray, centre: np.ndarray, whitening: n
 
     def covariances(log_hyper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scales, amplitude, widths, noise = unpack(log_hyper)
-        process = _process(x, x, scales, amplitude, np) + noise**2 * np.eye(num)
+        process = _process(x, x, scales, amplitude, np) + np.diag(noise**2 + doubt**2)
         return process, process + (terms * widths**2) @ terms.T
 
     def objective(log_hyper: np.ndarray) -> float:
@@ -148,7 +160,7 @@ def fit(points: np.ndarray, values: np.ndarray, centre: np.ndarray, whitening: n
         explained=padded(terms.T @ inverse, (1,)),
         spread=jnp.asarray(np.linalg.inv(np.linalg.cholesky(information)), dtype=float),
     )
-    return Fit(interpolant, full_inverse @ y / np.diag(full_inverse), float(noise))
+    return Fit(interpolant, (full_inverse @ y / np.diag(full_inverse))[doubt == 0.0], float(noise))
 
 
 def _process(a, b, scales, amplitude, xp):

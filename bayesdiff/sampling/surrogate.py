@@ -58,6 +58,8 @@ _EXPLORER = NUTS(num_warmup=150, max_tree_depth=5)
 # In nat: largest deviation that raises the density, and the deviation beyond which it is lowered, so many times.
 _MOST_OPTIMISTIC, _FAR, _PENALTY = 2.0, 6.0, 3.0
 _UNSURE = 1.0
+# Points so many nat below the best one need not be followed closely, the less the lower they are.
+_DEEP, _DOUBT = 20.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _refine(
     bar.advance()
     rms, unsure, bulk, number, current, accepted = np.inf, 1.0, 0, 0, None, False
     for number, round_key in enumerate(round_keys, start=1):
-        current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, capacity)
+        current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, heights, capacity)
         data = (target.data, current.interpolant, far)
         best = points[np.argsort(-heights)[np.arange(num_chains) % len(points)]]
         start, _ = evaluate_start(densities.corrected, jax.vmap(unravel)(jnp.asarray(best)), data)
@@ -244,7 +246,7 @@ def _refine(
         if accepted:
             # The points of the test have been paid for: with them the surrogate is better than the one that passed.
             design, others = (np.asarray(locate(x), dtype=np.float64) for x in (points, draws))
-            current = _fit(design, others, values, capacity)
+            current = _fit(design, others, values, heights, capacity)
             break
     assert current is not None
     attributes = {
@@ -277,11 +279,19 @@ def _difference(reference: Density, full: Density, position: Position, data: Dat
     return jnp.stack([whole - reference(position, data), whole])
 
 
-def _fit(points: np.ndarray, draws: np.ndarray, values: np.ndarray, capacity: int) -> Fit:
-    """The process through ``values`` at ``points``, whitened by ``draws``, all in coordinates."""
-    covariance = np.cov(draws.T).reshape(draws.shape[1], -1)
+def _fit(points: np.ndarray, draws: np.ndarray, values: np.ndarray, heights: np.ndarray, capacity: int) -> Fit:
+    """The process through ``values`` at ``points``, whitened by ``draws`` and the best points, all in coordinates.
+
+    Far below the best point the density can vary by thousands of nat. A process that followed it there would be wrong
+    where it counts, hence the doubt. Chains that a wrong process has led into a corner would make a poor scale: the
+    points that are about as good as the best one tell how wide the posterior can be.
+    """
+    depth = heights.max() - heights
+    best = np.argsort(depth)[: max(points.shape[1] + 2, int(np.sum(depth < _DEEP)))]
+    doubt = _DOUBT * np.maximum(depth - max(_DEEP, depth[best].max()), 0.0)
+    covariance = (np.cov(draws.T) + np.cov(points[best].T)).reshape(draws.shape[1], -1)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance + 1e-10 * np.trace(covariance) * np.eye(len(covariance))))
-    return fit(points, values, draws.mean(axis=0), whitening, capacity)
+    return fit(points, values, draws.mean(axis=0), whitening, capacity, doubt)
 
 
 def _spread_out(rng: np.random.Generator, draws: np.ndarray, num: int, inflate: float) -> np.ndarray:
