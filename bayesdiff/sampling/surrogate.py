@@ -9,7 +9,8 @@ as it is. So
 
 1. sample the posterior with the twin's likelihood and choose a design over its bulk;
 2. evaluate the model's own log density there, with common noise, and interpolate Delta by a Gaussian process, in
-   coordinates that are smooth up to the edges of the prior;
+   coordinates that are smooth up to the edges of the prior; what lies far below the best point is followed loosely,
+   for a first guess can be off by thousands of nat;
 3. sample the corrected posterior with NUTS, without the network, take fresh draws of it and evaluate the density there;
 4. accept if the surrogate, its mean error removed, is right at these draws to ``max_rms`` nat, the process is sure of
    itself at nearly all draws, and the design has enough points in the bulk. The draws and those of which it is least
