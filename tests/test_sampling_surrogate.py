@@ -13,6 +13,7 @@ import pytest
 import bayesdiff as bd
 from bayesdiff.diffusion.densities import Estimate
 from bayesdiff.sampling import surrogate
+from bayesdiff.sampling.design import interpolate
 from bayesdiff.sampling.gaussian_process import fit
 from bayesdiff.sampling.surrogate import _correction
 from bayesdiff.sampling.target import build_target
@@ -109,7 +110,7 @@ def test_neither_far_points_nor_chains_in_a_corner_spoil_the_fit():
     near = rng.normal(size=(30, 2)) * np.array([0.9, 0.5])
     points = np.concatenate([far, near])
     draws = np.array([1.5, -0.4]) + rng.normal(size=(600, 2)) * np.array([0.01, 0.002])  # where a first guess led
-    process = surrogate._fit(points, draws, height(points), height(points), 54).interpolant
+    process = interpolate(points, draws, height(points), height(points), 54).interpolant
     new = rng.normal(size=(200, 2)) * np.array([0.45, 0.25])
     mean, deviation = (np.asarray(x) for x in jax.vmap(process)(jnp.asarray(new)))
     error = mean - height(new)

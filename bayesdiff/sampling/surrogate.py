@@ -39,8 +39,9 @@ from bayesdiff.diffusion.densities import Elbo, LogDensity, Twin
 
 from .chains import Kernel, Prepared, explore
 from .coordinates import Coordinates, coordinates_of
+from .design import interpolate, least_sure, spread_out
 from .diffusion_sites import observed_diffusions, require_noisy_sites, with_log_density
-from .gaussian_process import Fit, Interpolant, fit, nothing
+from .gaussian_process import Interpolant, nothing
 from .layout import Layout
 from .nuts import NUTS, nuts_kernel
 from .programs import compile_once
@@ -59,8 +60,6 @@ _EXPLORER = NUTS(num_warmup=150, max_tree_depth=5)
 # In nat: largest deviation that raises the density, and the deviation beyond which it is lowered, so many times.
 _MOST_OPTIMISTIC, _FAR, _PENALTY = 2.0, 6.0, 3.0
 _UNSURE = 1.0
-# Points so many nat below the best one need not be followed closely, the less the lower they are.
-_DEEP, _DOUBT = 20.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -219,12 +218,14 @@ def _refine(
     draws = _sample(kernel, key_twin, start, data)
     evaluate = partial(_evaluate, densities, unravel, target.data)
     locate = _locator(densities.coordinates, unravel)
-    points = _spread_out(rng, draws, settings.num_design, inflate=1.5)
+    points = spread_out(rng, draws, settings.num_design, inflate=1.5)
     values, heights = evaluate(points)
     bar.advance()
     rms, unsure, bulk, number, current, accepted = np.inf, 1.0, 0, 0, None, False
     for number, round_key in enumerate(round_keys, start=1):
-        current = _fit(*(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, heights, capacity)
+        current = interpolate(
+            *(np.asarray(locate(x), dtype=np.float64) for x in (points, draws)), values, heights, capacity
+        )
         data = (target.data, current.interpolant, far)
         best = points[np.argsort(-heights)[np.arange(num_chains) % len(points)]]
         start, _ = evaluate_start(densities.corrected, jax.vmap(unravel)(jnp.asarray(best)), data)
@@ -232,7 +233,7 @@ def _refine(
         deviation = _deviations(current.interpolant, locate(draws))
         unsure = float(np.mean(deviation > _UNSURE))
         chosen = rng.choice(len(draws), settings.num_test, replace=False)
-        fresh = draws[np.concatenate([chosen, _least_sure(rng, deviation, settings.num_test // 2)])]
+        fresh = draws[np.concatenate([chosen, least_sure(rng, deviation, settings.num_test // 2)])]
         fresh_values, fresh_heights = evaluate(fresh)
         predicted = np.asarray(jax.vmap(_correction, in_axes=(None, 0, None))(current.interpolant, locate(fresh), far))
         error = (predicted - fresh_values)[: settings.num_test]
@@ -247,7 +248,7 @@ def _refine(
         if accepted:
             # The points of the test have been paid for: with them the surrogate is better than the one that passed.
             design, others = (np.asarray(locate(x), dtype=np.float64) for x in (points, draws))
-            current = _fit(design, others, values, heights, capacity)
+            current = interpolate(design, others, values, heights, capacity)
             break
     assert current is not None
     attributes = {
@@ -280,45 +281,9 @@ def _difference(reference: Density, full: Density, position: Position, data: Dat
     return jnp.stack([whole - reference(position, data), whole])
 
 
-def _fit(points: np.ndarray, draws: np.ndarray, values: np.ndarray, heights: np.ndarray, capacity: int) -> Fit:
-    """The process through ``values`` at ``points``, whitened by ``draws`` and the best points, all in coordinates.
-
-    Far below the best point the density can vary by thousands of nat. A process that followed it there would be wrong
-    where it counts, hence the doubt. Chains that a wrong process has led into a corner would make a poor scale: the
-    points that are about as good as the best one tell how wide the posterior can be.
-    """
-    depth = heights.max() - heights
-    best = np.argsort(depth)[: max(points.shape[1] + 2, int(np.sum(depth < _DEEP)))]
-    doubt = _DOUBT * np.maximum(depth - max(_DEEP, depth[best].max()), 0.0)
-    covariance = (np.cov(draws.T) + np.cov(points[best].T)).reshape(draws.shape[1], -1)
-    whitening = np.linalg.inv(np.linalg.cholesky(covariance + 1e-10 * np.trace(covariance) * np.eye(len(covariance))))
-    return fit(points, values, draws.mean(axis=0), whitening, capacity, doubt)
-
-
-def _spread_out(rng: np.random.Generator, draws: np.ndarray, num: int, inflate: float) -> np.ndarray:
-    """``num`` of the draws, far from each other, moved away from their mean by ``inflate``."""
-    mean = draws.mean(axis=0)
-    whitening = np.linalg.inv(np.linalg.cholesky(np.cov(draws.T).reshape(draws.shape[1], -1)))
-    white = (draws - mean) @ whitening.T
-    # The outermost draws would all be chosen first; the design is for the bulk.
-    candidates = np.flatnonzero((white**2).sum(axis=1) < 2.0 * draws.shape[1] + 2.0)
-    chosen = [int(rng.choice(candidates))]
-    distance = np.full(len(candidates), np.inf)
-    while len(chosen) < min(num, len(candidates)):
-        distance = np.minimum(distance, ((white[candidates] - white[chosen[-1]]) ** 2).sum(axis=1))
-        chosen.append(int(candidates[np.argmax(distance)]))
-    return mean + inflate * (draws[chosen] - mean)
-
-
 def _deviations(interpolant: Interpolant, q: jax.Array) -> np.ndarray:
     """Standard deviation of the process at coordinates (num, d)."""
     return np.asarray(jax.vmap(lambda q: interpolant(q)[1])(q))
-
-
-def _least_sure(rng: np.random.Generator, deviation: np.ndarray, num: int) -> np.ndarray:
-    """``num`` of the draws, at random among the least certain tenth, or as many as are needed."""
-    candidates = np.argsort(-deviation)[: max(num, len(deviation) // 10)]
-    return rng.choice(candidates, num, replace=False)
 
 
 def _sample(kernel: Kernel, key: jax.Array, start: Start, data: Data) -> np.ndarray:
