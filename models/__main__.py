@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -158,18 +158,24 @@ def measure(
         ),
     ] = None,
 ) -> None:
-    """Measure a prior of density_fields or of foregrounds anew, written into its card.
+    """Measure a prior of density_fields, of dark_matter or of foregrounds anew, written into its card.
 
-    Of the former errors, strata and exponent of its bound, of the latter rescaling and quality of its draws.
+    Of the first errors, strata and exponent of its bound, of the second the ends of its schedule, of the last rescaling
+    and quality of its draws.
     """
     from bayesdiff.diffusion.model import load_model
     from models.cib_tsz import prior as foregrounds
     from models.cib_tsz.scale import ENTRY
+    from models.dark_matter import prior as dark_matter
     from models.density_fields import prior as density_fields
 
     given = () if maps is None else (maps,)
     try:
-        if ENTRY in load_model(model).card.entries:
+        entries = load_model(model).card.entries
+        if "stars" in entries:
+            schedule: Any = dark_matter.measure(model, *given).schedule
+            result = f"gamma from {schedule.gamma_min:.2f} to {schedule.gamma_max:.2f}"
+        elif ENTRY in entries:
             card = foregrounds.measure(model, *given).card.entries
             factors = ", ".join(f"{x:.3f}" for x in card["rescaling"]["factors"])
             result = f"factors of rescaling {factors}"

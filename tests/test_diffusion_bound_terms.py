@@ -10,7 +10,7 @@ import pytest
 from numpyro.distributions import kl_divergence
 
 import bayesdiff as bd
-from bayesdiff.diffusion.bound_terms import bound_terms
+from bayesdiff.diffusion.bound_terms import bound_slopes, bound_terms
 from bayesdiff.diffusion.denoiser import ParametrisedDenoiser
 from bayesdiff.diffusion.fourier import filter_field
 
@@ -47,6 +47,23 @@ def test_the_prior_term_is_the_divergence_at_the_end_of_a_short_schedule(x64):
     terms = bound_terms(jax.random.key(0), model, x, num_times=8)
     assert float(expected) > 10.0
     assert float(terms.prior) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_slopes_are_how_the_bound_changes_with_the_ends(x64):
+    exact = bd.GaussianDenoiser(power(), 0.3)
+    x = field(exact)
+
+    def bound(gamma_min: float, gamma_max: float) -> float:
+        ends = bd.schedules.LearnedLinear(gamma_min, gamma_max)
+        model = bd.DiffusionModel(exact, ends, bd.WhiteNoise(), SHAPE)
+        return -float(bound_terms(jax.random.key(0), model, x, num_times=3000, num_noise=2).log_density)
+
+    model = bd.DiffusionModel(exact, SCHEDULE, bd.WhiteNoise(), SHAPE)
+    slopes = bound_slopes(jax.random.key(1), model, x, jnp.asarray(-4.0), jnp.asarray(2.0))
+    by_difference = [(bound(-3.9, 2.0) - bound(-4.1, 2.0)) / 0.2, (bound(-4.0, 2.1) - bound(-4.0, 1.9)) / 0.2]
+    np.testing.assert_allclose(np.asarray(slopes), by_difference, rtol=0.02)
+    assert slopes[0] > 0.0  # a wider range would be better
+    assert slopes[1] < 0.0
 
 
 def test_bound_of_a_wrong_denoiser_is_lower_and_within_its_error_without_a_twin(x64):

@@ -21,6 +21,7 @@ pytest.importorskip("jaxpm", reason="needs JaxPM: pip install -e '.[simulations]
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import filter_field
 from bayesdiff.diffusion.reconstruction import fit_linear_reconstruction
+from bayesdiff.networks.wiener import initialise
 from models.__main__ import app
 from models.dark_matter import prior, sets, stars
 from models.dark_matter.data import Pairs, Scales, StellarScale, check_stars, load_pairs
@@ -36,6 +37,7 @@ from models.density_fields.sets import simulation_set
 from models.density_fields.simulator import Settings
 
 TINY = Settings(size=16, box=25.0, steps=4)
+SMALL = replace(prior.ARCHITECTURE, channels=(8, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
 def test_galaxies_have_their_number_and_the_masses_of_schechters_tail() -> None:
@@ -256,13 +258,17 @@ def test_mass_in_regions() -> None:
 def test_the_recipe_ends_in_a_model_that_reconstructs(
     pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = replace(prior.ARCHITECTURE, channels=(8, 8, 8), blocks=(1, 1, 1), embedding=8)
-    monkeypatch.setattr(prior, "ARCHITECTURE", small)
+    monkeypatch.setattr(prior, "ARCHITECTURE", SMALL)
     monkeypatch.setattr(prior, "load_pairs", lambda folder, suite: HeldOutOne(pairs))
     settings = replace(prior.SETTINGS, steps=2, batch_size=2)
     trained = prior.train_denoiser(settings, tmp_path / "checkpoints")
     model = prior.publish(trained, settings, tmp_path / "model")
     assert model.card.entries["quality"]["error_over_linear"] == pytest.approx([1.0] * 5, abs=0.15)
+    ends = (model.schedule.gamma_min, model.schedule.gamma_max)
+    assert ends == pytest.approx((-13.3, 13.3), abs=0.1)
+    assert ends != (-13.3, 13.3)
+    again = prior.measure(tmp_path / "model").schedule
+    assert (again.gamma_min, again.gamma_max) == pytest.approx(ends)
 
     training, held_out = pairs.split(1)
     assert prior.scales_of(model) == Scales.of(training)
@@ -270,6 +276,29 @@ def test_the_recipe_ends_in_a_model_that_reconstructs(
     truth = prior.scales_of(model).density.field(held_out.density.surface_density[0])
     assert ours.shape == (6, 1, 64, 64)
     assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
+
+
+def test_ends_of_the_schedule_are_learned_from_where_they_start(pairs: Pairs) -> None:
+    scales = Scales.of(pairs)
+    paired = scales.paired(pairs)
+    network = initialise(0, fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps)), SMALL)
+    narrow, wide = (prior.LearnedLinear(*ends) for ends in ((-4.0, 2.0), (-60.0, 40.0)))
+    learned = prior.learn_ends(network, paired, narrow, steps=3)
+    assert learned.gamma_min < -4.1
+    assert learned.gamma_max > 2.01
+    assert prior.learn_ends(network, paired, wide, steps=3) == wide  # there is nothing left to gain
+
+
+def test_a_reconstruction_is_measured_on_its_own_maps(
+    tmp_path: Path, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pairs(tmp_path, seed=5)
+    monkeypatch.setattr(prior, "load_pairs", lambda folder, suite: HeldOutOne(load_pairs(folder, suite)))
+    paired = (scales := Scales.of(pairs)).paired(pairs)
+    twin = fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps))
+    prior.make_prior(twin, scales).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="measure it on its own training maps"):
+        prior.measure(tmp_path / "model", tmp_path, "Toy")
 
 
 def test_training_maps_of_another_suite_go_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

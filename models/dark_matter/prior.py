@@ -2,22 +2,27 @@
 
 Its twin is the linear reconstruction of the logarithm of the surface density from the logarithm of the stars
 (:mod:`bayesdiff.diffusion.reconstruction`); a convolutional network without attention, which sees the stars, corrects
-it. The noise schedule is that of the published model, linear in the log-SNR from 13.3 to -13.3. A denoiser knows of a
-schedule only the noise levels, and most of that range holds nothing to learn, so it is trained on a narrower one.
+it. The noise schedule is that of the published model, linear in the log-SNR, whose ends are learned from 13.3 and -13.3
+on. A denoiser knows of a schedule only the noise levels, and most of that range holds nothing to learn, so the network
+is trained on a narrower one, and the ends of the schedule by the bound once it is trained: of a schedule the bound in
+continuous time knows nothing else.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesdiff.diffusion.bound_terms import bound_slopes
 from bayesdiff.diffusion.denoiser import Denoiser
 from bayesdiff.diffusion.model import Card, DiffusionModel, load_model
 from bayesdiff.diffusion.noise import WhiteNoise
-from bayesdiff.diffusion.reconstruction import fit_linear_reconstruction
+from bayesdiff.diffusion.reconstruction import GivenMaps, fit_linear_reconstruction
 from bayesdiff.diffusion.schedules import Cosine, LearnedLinear
 from bayesdiff.networks.unet import UNetConfig
 from bayesdiff.networks.wiener import WienerDenoiser, initialise
@@ -42,6 +47,8 @@ ARCHITECTURE = UNetConfig(
     patch=2,
 )
 SETTINGS = TrainingSettings(steps=3200)
+END_STEPS, END_RATE, END_FIELDS = 800, 1.0, 4
+"""Of the ends of the schedule: steps, units of gamma per nat and pixel, and fields of a step."""
 
 
 def untrained_denoiser(pairs: PairedFields) -> WienerDenoiser:
@@ -50,11 +57,11 @@ def untrained_denoiser(pairs: PairedFields) -> WienerDenoiser:
     return initialise(0, reference, ARCHITECTURE)
 
 
-def make_prior(denoiser: Denoiser, scales: Scales, **card: Any) -> DiffusionModel:
+def make_prior(denoiser: Denoiser, scales: Scales, schedule: LearnedLinear = SCHEDULE, **card: Any) -> DiffusionModel:
     """The diffusion model around a denoiser; its card holds the scales and ``card``."""
     return DiffusionModel(
         denoiser=denoiser,
-        schedule=SCHEDULE,
+        schedule=schedule,
         noise=WhiteNoise(),
         event_shape=(1, SIZE, SIZE),
         card=Card(
@@ -94,6 +101,61 @@ def train_denoiser(
     return train(paired, untrained_denoiser(paired), TRAINING_SCHEDULE, WhiteNoise(), settings, checkpoints)
 
 
+def learn_ends(
+    denoiser: WienerDenoiser, pairs: PairedFields, start: LearnedLinear = SCHEDULE, steps: int = END_STEPS
+) -> LearnedLinear:
+    """The schedule whose ends the bound has moved, by gradient descent on random training fields.
+
+    Both would go on for ever, a wider range being never worse, but slower and slower: steps are in proportion to the
+    gain, not of one size as those of an adaptive optimiser.
+    """
+
+    def slopes(key: jax.Array, ends: jax.Array) -> jax.Array:
+        key_pair, key_noise = jax.random.split(key)
+        x, _, maps = pairs.choose(key_pair)
+        assert maps is not None
+        model = DiffusionModel(GivenMaps(denoiser, maps), start, WhiteNoise(), (1, *x.shape[1:]))
+        return bound_slopes(key_noise, model, x, ends[0], ends[1]) / x.size
+
+    def step(ends: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        mean = jax.lax.map(lambda k: slopes(k, ends), jax.random.split(key, END_FIELDS)).mean(axis=0)
+        return ends - END_RATE * mean, None
+
+    first = jnp.array([start.gamma_min, start.gamma_max])
+    last, _ = jax.jit(lambda ends, keys: jax.lax.scan(step, ends, keys))(
+        first, jax.random.split(jax.random.key(3), steps)
+    )
+    return LearnedLinear(float(last[0]), float(last[1]))
+
+
+def measure(path: Path, folder: Path = SIMULATIONS, suite: str = SUITE) -> DiffusionModel:
+    """Learn the ends of the schedule of a trained reconstruction anew, and write them into its card.
+
+    Args:
+        path: folder of the model.
+        folder: of the maps that it was trained on.
+        suite: whose.
+
+    Raises:
+        FileNotFoundError: model or maps are not there.
+        ValueError: stars and dark matter are shown to it by other numbers than those of these maps.
+    """
+    model, training = load_model(path), load_pairs(folder, suite).split()[0]
+    if not np.allclose(_numbers(scales_of(model)), _numbers(Scales.of(training)), rtol=1e-3):
+        raise ValueError(
+            f"the reconstruction in {path} has the scales {scales_of(model)}, its training maps {Scales.of(training)}; "
+            "measure it on its own training maps"
+        )
+    denoiser: Any = model.denoiser
+    schedule = learn_ends(denoiser, scales_of(model).paired(training))
+    replace(model, schedule=schedule).save(path)
+    return load_model(path)
+
+
+def _numbers(scales: Scales) -> list[float]:
+    return [*scales.density, scales.stars.unit, *scales.stars.mean, *scales.stars.sd]
+
+
 def publish(
     denoiser: WienerDenoiser,
     settings: TrainingSettings,
@@ -104,6 +166,7 @@ def publish(
     """Measure a trained reconstruction and write it with its card."""
     training, held_out = load_pairs(folder, suite).split()
     scales = Scales.of(training)
+    schedule = learn_ends(denoiser, scales.paired(training))
     own = {
         "provenance": "python -m models simulate, python -m models simulate --stars: a Latin hypercube in Omega_m and "
         "sigma_8, stars by the recipe 'power' with varied feedback, the last 150 simulations held out",
@@ -118,6 +181,7 @@ def publish(
     model = make_prior(
         denoiser,
         scales,
+        schedule,
         title=f"Dark matter given stars, slabs of 25 x 25 x 5 (Mpc/h)^3 on {SIZE} x {SIZE} pixels, at z = 0",
         unit="(log10 of the surface density in (Msun/h) / (Mpc/h)^2 - mean) / sd, the numbers of log10_surface_density",
         **(own if suite == SUITE else other),
