@@ -26,7 +26,6 @@ STUDIES = {
     "prior_misspecification": ("prior_misspecification", "run", "the dust prior on data that it does not describe"),
     "denoiser_errors": ("denoiser_errors", "run", "errors that priors make beside those they claim"),
     "mixture_calibration": ("mixture_calibration", "run", "calibration of dust and CMB, unknown cosmology: own draws"),
-    "mixture_calibration_held_out": ("mixture_calibration", "held_out", "the same with held-out dust"),
     "mixture_misspecification": (
         "mixture_misspecification",
         "run",

@@ -1,7 +1,7 @@
 """Calibration of the prior of dust behind the CMB, in a mixture of unknown cosmology and amplitude.
 
-On draws of the prior itself by the reverse process, which tests denoiser, bound and samplers together, and on windows
-of held-out dust.
+On draws of the prior itself by the reverse process, which tests denoiser, bound and samplers together. What becomes of
+dust that the prior has not seen is the subject of :mod:`validation.mixtures`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 import jax
 
 import bayesdiff as bd
-from bayesdiff.windows import MapWindows
-from models.denoising.data import load_dust
 from models.dust_cmb.model import PRIOR_BOUNDS, make_model
 from validation.field_calibration import Campaign, calibrate, observe, of_fields, of_study, own_field, uniform
 from validation.figures import RESULTS, Figure
@@ -26,22 +24,12 @@ FOLDER = RESULTS / "mixture_calibration"
 
 def run(folder: Path = FOLDER) -> list[Figure]:
     """Ranks of cosmology and amplitude and checks of fields on draws of the prior, and their page."""
-    return mixtures("own draws", partial(own_field, bd.load_pretrained(PRIOR)), folder)
-
-
-def held_out(folder: Path = FOLDER) -> list[Figure]:
-    """The same on windows of held-out dust."""
-    return mixtures("held-out dust", partial(window, load_dust().windows(held_out=True)), folder)
-
-
-def mixtures(name: str, dust: Callable[[jax.Array, jax.Array], jax.Array], folder: Path) -> list[Figure]:
-    """Mixtures of dust, a function of key and context, with a CMB."""
-    prior = bd.load_pretrained(PRIOR)
+    prior, name = bd.load_pretrained(PRIOR), "own draws"
     campaign = Campaign(
         KEY,
         make_model(prior),
         bd.MarginalSurrogate(),
-        partial(mix, prior, dust),
+        partial(mix, prior, partial(own_field, prior)),
         prior.name,
         NUM,
         NUM_FIELDS,
@@ -60,9 +48,3 @@ def mix(
     parameters = uniform(key_parameters, PRIOR_BOUNDS)
     context = prior.context_array(tuple(parameters[name] for name in prior.context_names))
     return parameters | observe(key_noise, prior, field(key_field, context), parameters["sigma"], context)
-
-
-def window(windows: MapWindows, key: jax.Array, context: jax.Array) -> jax.Array:
-    """A window of maps that the prior has not seen, whatever the cosmology."""
-    del context
-    return windows.draw(key)

@@ -17,7 +17,7 @@ STUDIES = (
     "misspecification",
     "prior_misspecification",
     "mixture_calibration",
-    "mixture_calibration_held_out",
+    "mixture_misspecification",
     "shipped_calibration",
 )
 """Studies that write calibration pages."""
