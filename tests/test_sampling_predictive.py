@@ -78,6 +78,14 @@ def test_an_observation_of_another_kind_is_unlike_its_replicates(model, twin):
     names = list(checks["y_statistic"].values)
     assert "kurtosis" in names
     assert any("unlike data replicated" in what and "kurtosis" in what for what in found)
+    assert not any("border" in what for what in found)
+
+
+def test_a_map_that_does_not_close_at_its_border_is_unlike_periodic_replicates(model, twin):
+    y = bd.NoisyDiffusion(twin, LEVEL, CONTEXT).sample(jax.random.key(10))
+    slope = jnp.linspace(-4.0, 4.0, SIZE)
+    _, found = check(model, twin, y + slope, fields=False)
+    assert any("roughness across the border" in what for what in found)
 
 
 def test_replicates_of_a_model_without_fields():

@@ -3,8 +3,9 @@
 Two kinds (Gelman, Meng & Stern 1996, Statistica Sinica 6, 733):
 
 * **replicates**: data are drawn from the model at draws of the posterior, and statistics of the observation are
-  compared with theirs. For a field: its power in bands of |k| and its one-point distribution. Needs fields of the
-  prior, which a learned prior draws with dozens of network evaluations each.
+  compared with theirs. For a field: its power in bands of |k|, its one-point distribution, and whether it closes at
+  its border as theirs do: models of fields in Fourier space are periodic, maps are not. Needs fields of the prior,
+  which a learned prior draws with dozens of network evaluations each.
 * **separated noise**, a realised discrepancy: at draws of (theta, x) the residual y - x of a ``NoisyDiffusion`` site
   has, if the model is right, the power s^2 Sigma, so the power over it, summed over the m modes of a band, is
   chi-square with m degrees of freedom. Free once the fields are drawn, and sharp where the first is not: what the
@@ -143,7 +144,23 @@ def _statistics(values: np.ndarray, num_bands: int) -> tuple[list[str], np.ndarr
             columns += [np.asarray(shape.skewness)[:, channel], np.asarray(shape.kurtosis)[:, channel]]
             names += [f"log power{label} at |k| {lo:.0f} to {hi:.0f}" for lo, hi in zip(edges, edges[1:], strict=False)]
             columns += list(np.log(np.maximum(power[:, channel], 1e-300)).T)
+            names.append(f"log roughness{label} across the border, over that inside")
+            columns.append(_border_roughness(values[:, channel]))
     return names, np.stack(columns, axis=1)
+
+
+def _border_roughness(maps: np.ndarray) -> np.ndarray:
+    """Log mean square of second differences that reach around the border, over that of other rows and columns.
+
+    The maps are (num, H, W). Of the others it is the median: a spot is no border.
+    """
+    logs = []
+    for axis in (-2, -1):
+        second = np.roll(maps, 1, axis) - 2.0 * maps + np.roll(maps, -1, axis)
+        square = np.moveaxis(second**2, axis, 0).mean(axis=-1)
+        around, inside = square[[0, -1]].mean(axis=0), np.median(square[1:-1], axis=0)
+        logs.append(np.log(np.maximum(around, 1e-300)) - np.log(np.maximum(inside, 1e-300)))
+    return np.mean(logs, axis=0)
 
 
 def _band_edges(shape: tuple[int, ...], num_bands: int) -> np.ndarray:
