@@ -173,7 +173,7 @@ def measure(
     try:
         entries = load_model(model).card.entries
         if "stars" in entries:
-            schedule: Any = dark_matter.measure(model, *given).schedule
+            schedule: Any = dark_matter.measure(model, maps or dark_matter.SIMULATIONS).schedule
             result = f"gamma from {schedule.gamma_min:.2f} to {schedule.gamma_max:.2f}"
         elif ENTRY in entries:
             card = foregrounds.measure(model, *given).card.entries

@@ -114,7 +114,7 @@ def learn_ends(
         key_pair, key_noise = jax.random.split(key)
         x, _, maps = pairs.choose(key_pair)
         assert maps is not None
-        model = DiffusionModel(GivenMaps(denoiser, maps), start, WhiteNoise(), (1, *x.shape[1:]))
+        model = DiffusionModel(GivenMaps(denoiser, maps), start, WhiteNoise(), (1, x.shape[1], x.shape[2]))
         return bound_slopes(key_noise, model, x, ends[0], ends[1]) / x.size
 
     def step(ends: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
