@@ -12,11 +12,10 @@ import pytest
 
 import bayesdiff as bd
 from bayesdiff.diffusion.fourier import mode_power
-from bayesdiff.windows import MapWindows
 from models.gaussian_fields.data import PARAMETER_BOUNDS
 from models.linear_gaussian import make_twin, power_law
 from validation.field_calibration import FIELD, calibrate, of_fields, of_study, own_field
-from validation.mixture_calibration import mix, window
+from validation.mixture_calibration import mix
 from validation.prior_calibration import in_noise, simulate
 from validation.shipped_calibration import gaussian_field
 
@@ -35,17 +34,6 @@ def test_a_mixture_holds_its_field_and_noise_of_its_level() -> None:
     expected = some["sigma"][:, None, None] ** 2 * jax.vmap(prior.noise_power)(contexts)
     ratio = mode_power(some["y"] - some[FIELD])[:, 0] / expected
     assert float(ratio.mean()) == pytest.approx(1.0, abs=6 * float(np.sqrt(2.0 / ratio.size)))
-
-
-def test_held_out_dust_is_the_same_whatever_the_cosmology() -> None:
-    maps = jax.random.normal(jax.random.key(2), (1, 1, SIZE, SIZE))
-    windows = MapWindows(maps, SIZE, periodic=(True, True))
-    one, other = (window(windows, jax.random.key(3), jnp.full(2, value)) for value in (0.0, 1.0))
-    assert (one == other).all()
-    assert np.sort(one.ravel()) == pytest.approx(np.sort(maps.ravel()))
-    prior = make_twin(SIZE)
-    mixed = mix(prior, partial(window, windows), jax.random.key(4))
-    assert np.sort(mixed[FIELD].ravel()) == pytest.approx(np.sort(maps.ravel()))
 
 
 def test_fields_of_a_power_law_have_it() -> None:

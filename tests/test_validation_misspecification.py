@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import bayesdiff as bd
+from bayesdiff.diffusion.fourier import mode_power
 from bayesdiff.sampling.target import build_target
 from models.dust_cmb.model import PRIOR_BOUNDS, make_model
-from models.linear_gaussian import make_twin
+from models.linear_gaussian import PIXEL_ARCMIN, make_twin
 from validation import misspecification
 from validation.alarms import look
+from validation.mixture_misspecification import noisier, on_skies
 from validation.prior_misspecification import reddened
 
 SIZE = misspecification.SIZE
@@ -55,15 +57,43 @@ def test_one_observation_gives_a_wrong_amplitude_away(twin: bd.DiffusionModel) -
     assert any("unlike data replicated" in finding for finding in wrong.findings)
 
 
-def test_patches_of_curved_skies_are_in_the_unit_of_the_model(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(misspecification, "NUM_SKIES", 2)
-    skies = misspecification.curved_skies(tmp_path / "skies.npz")
+@pytest.fixture(scope="module")
+def skies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, jax.Array]:
+    path = tmp_path_factory.mktemp("skies") / "skies.npz"
+    made = misspecification.curved_skies(path, SIZE, PIXEL_ARCMIN, 2)
+    again = misspecification.curved_skies(path, SIZE, PIXEL_ARCMIN, 2)
+    np.testing.assert_array_equal(again["patches"], made["patches"])
+    return made
+
+
+def test_patches_of_curved_skies_are_in_the_unit_of_the_model(skies: dict[str, jax.Array]) -> None:
     assert skies["patches"].shape == (2, misspecification.PATCHES_PER_SKY, SIZE, SIZE)
     # Within a patch, where the model has unit variance; its mean is that of waves that the model has not.
     within = float(jnp.std(skies["patches"] - skies["patches"].mean(axis=(-2, -1), keepdims=True)))
     assert within == pytest.approx(1.0, abs=0.1)
-    again = misspecification.curved_skies(tmp_path / "skies.npz")
-    np.testing.assert_array_equal(again["patches"], skies["patches"])
+
+
+def test_mixtures_with_a_curved_sky_know_its_cosmology(twin: bd.DiffusionModel, skies: dict[str, jax.Array]) -> None:
+    values = jax.jit(jax.vmap(partial(on_skies, twin, skies)))(jax.random.split(jax.random.key(4), 40))
+    assert set(np.asarray(values["H0"])) == set(np.asarray(skies["H0"]))
+    index = np.array([int(np.flatnonzero(np.asarray(skies["H0"]) == H0)[0]) for H0 in np.asarray(values["H0"])])
+    np.testing.assert_array_equal(values["omega_b"], skies["omega_b"][index])
+    inside = np.asarray(values["y"] - values["y"].mean(axis=(-2, -1), keepdims=True))
+    expected = 1.0 + 1.01 * np.mean(np.asarray(values["sigma"]) ** 2)
+    assert np.mean(inside**2) == pytest.approx(expected, rel=0.35)
+
+
+def test_noise_of_another_level_is_the_instruments_alone(twin: bd.DiffusionModel) -> None:
+    values = jax.jit(jax.vmap(partial(noisier, twin)))(jax.random.split(jax.random.key(5), 400))
+    found = mode_power(values["y"]).mean(axis=0)[0]
+    contexts = jnp.stack([values["H0"], values["omega_b"]], axis=1)
+    level = values["sigma"][:, None, None] ** 2
+    right = twin.twin_at(twin.context_array(tuple(contexts[0]))).power + jnp.mean(
+        level * jax.vmap(twin.noise_power)(contexts), axis=0
+    )
+    # The model has a hundredth of the CMB's variance; these mixtures have four times that, in every mode alike.
+    excess = (found - right)[SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4]
+    assert float(excess.mean()) == pytest.approx(0.03 * float(jnp.mean(level)), rel=0.15)
 
 
 def test_red_noise_has_the_level_of_white_noise_and_more_power_at_large_scales():
