@@ -74,6 +74,7 @@ def test_another_campaign_in_the_folder_is_refused(run):
 def test_every_engine_and_model_is_there():
     problem = campaigns.make_problem(Name.linear_gaussian)
     assert set(problem.quantities) == {"log_likelihood"}
+    assert campaigns.make_problem(Name.denoising).parameters == ("noise_level",)
     kinds = [type(campaigns.make_engine(engine)).__name__ for engine in Engine]
     assert kinds == [campaigns.ALGORITHMS[engine] for engine in Engine]
     assert kinds == ["NUTS", "HMC", "GibbsDiffusion", "MarginalSurrogate", "Grid"]

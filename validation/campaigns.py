@@ -51,6 +51,7 @@ class Name(StrEnum):
     dust_cmb = "dust_cmb"
     gaussian_fields = "gaussian_fields"
     density_fields = "density_fields"
+    denoising = "denoising"
 
 
 class Engine(StrEnum):
@@ -92,7 +93,8 @@ def sbc(
     name: Annotated[
         Name,
         typer.Argument(
-            metavar="MODEL", help="linear_gaussian (the analytic twin), dust_cmb, gaussian_fields or density_fields."
+            metavar="MODEL",
+            help="linear_gaussian (the analytic twin), dust_cmb, gaussian_fields, density_fields or denoising.",
         ),
     ],
     engine: Annotated[Engine, typer.Option(help="Algorithm on trial.")] = Engine.nuts,
@@ -191,10 +193,14 @@ def make_problem(name: Name) -> Problem:
         about = "Dust drawn from the shipped prior dust-cmb-64, a CMB of unknown cosmology, 64 x 64 pixels of 8 arcmin."
         return Problem(make_model(bd.load_pretrained("dust-cmb-64")), about, {})
     problem: Any = import_module(f"models.{name.value}.model")
+    bound = bd.Elbo(num_times=32, num_noise=1)
+    if name is Name.denoising:
+        about = "Dust of 64 x 64 pixels drawn from the shipped prior dust-64, in white noise of unknown level."
+        return Problem(problem.make_model(bd.load_pretrained("dust-64"), bound), about, {}, ("noise_level",))
     shipped = f"{name.value.replace('_', '-')}-64"
     prior = bd.load_pretrained(shipped)
     about = f"Fields of 64 x 64 pixels drawn from the shipped conditional prior {shipped}, its parameters unknown."
-    return Problem(problem.make_model(prior, bd.Elbo(num_times=32, num_noise=1)), about, {}, prior.context_names)
+    return Problem(problem.make_model(prior, bound), about, {}, prior.context_names)
 
 
 def make_engine(engine: Engine, parameters: tuple[str, ...] = ("H0", "omega_b", "sigma")) -> Any:
