@@ -47,7 +47,7 @@ ARCHITECTURE = UNetConfig(
     patch=2,
 )
 SETTINGS = TrainingSettings(steps=3200)
-END_STEPS, END_RATE, END_FIELDS = 800, 1.0, 4
+END_STEPS, END_RATE, END_FIELDS = 800, 10.0, 4
 """Of the ends of the schedule: steps, units of gamma per nat and pixel, and fields of a step."""
 
 
@@ -106,8 +106,9 @@ def learn_ends(
 ) -> LearnedLinear:
     """The schedule whose ends the bound has moved, by gradient descent on random training fields.
 
-    Both would go on for ever, a wider range being never worse, but slower and slower: steps are in proportion to the
-    gain, not of one size as those of an adaptive optimiser.
+    With an exact denoiser a wider range would never be worse, and ever less better. A network pays for noise levels
+    below those of its training, so the lower end has an optimum. Steps are in proportion to the gain, not of one size
+    as those of an adaptive optimiser, which would move the upper end for nothing.
     """
 
     def slopes(key: jax.Array, ends: jax.Array) -> jax.Array:
