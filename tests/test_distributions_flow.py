@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
 from dataclasses import dataclass
 from functools import partial
 
@@ -305,6 +307,12 @@ def test_densities_of_the_centred_and_the_noncentred_model_agree():
     centred, noncentred = density(two_fields, x | offset), density(bd.noncentred(two_fields), base | offset)
     determinants = 2 * 0.5 * np.log(POWER).sum()
     assert float(noncentred) == pytest.approx(float(centred + determinants), abs=2e-3)
+
+
+def test_a_noncentred_model_takes_the_arguments_of_the_model():
+    model = bd.noncentred(two_fields)
+    assert inspect.signature(model) == inspect.signature(two_fields)
+    assert inspect.signature(pickle.loads(pickle.dumps(model))) == inspect.signature(two_fields)
 
 
 def test_plates_of_fields():

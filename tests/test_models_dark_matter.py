@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,8 @@ from bayesdiff.networks.wiener import initialise
 from models.__main__ import app
 from models.dark_matter import prior, sets, stars
 from models.dark_matter.data import Pairs, Scales, StellarScale, check_stars, load_pairs
-from models.dark_matter.model import draw, make_joint_model, make_model
+from models.dark_matter.held_out import HeldOut
+from models.dark_matter.model import draw, make_joint_model, make_model, make_model_of_stars
 from models.dark_matter.observation import read_stars
 from models.dark_matter.pictures import Reconstruction, maps_figure, spectra_figure
 from models.dark_matter.quality import reconstruction_errors
@@ -236,6 +238,42 @@ def test_the_dark_matter_behind_stars_and_other_data_has_its_exact_posterior(pai
     exact = given.denoiser(y, jnp.asarray(level), given.noise_power(context), context)
     error = x.std(axis=0) / np.sqrt(len(x))
     assert np.sqrt(np.mean(((x.mean(axis=0) - exact) / error) ** 2)) < 1.5
+
+
+def test_dark_matter_behind_stars_that_are_data_is_calibrated_on_its_own_draws(pairs: Pairs) -> None:
+    training, held_out = pairs.split(1)
+    scales = Scales.of(training)
+    paired = scales.paired(training)
+    linear = prior.make_prior(fit_linear_reconstruction(np.asarray(paired.fields), np.asarray(paired.maps)), scales)
+    truths = HeldOut.of(linear, held_out, num=5)
+    drawn = truths.draw(jax.random.key(1))
+    np.testing.assert_allclose(scales.density.surface_density(drawn["x"]), drawn["surface_density"], rtol=1e-4)
+    number = int(np.flatnonzero([np.array_equal(x, drawn["x"]) for x in truths.fields])[0])
+    np.testing.assert_array_equal(truths.maps[number], drawn["stars"])
+    model = make_model_of_stars(linear, truths.maps, num_steps=4)
+
+    def mass(draw: dict[str, jax.Array], _: object) -> jax.Array:
+        return jnp.mean(draw["surface_density"][..., :32, :32])
+
+    settings: dict[str, Any] = {
+        "num_chains": 2,
+        "num_samples": 100,
+        "num_draws": 19,
+        "max_rhat": 1.2,
+        "progress": False,
+    }
+    nuts = bd.NUTS(num_warmup=40, dense_mass=False)
+    study = bd.calibration.sbc(
+        jax.random.key(3),
+        model,
+        algorithm=nuts,
+        num_simulations=30,
+        parameters=(),
+        quantities={"mass": mass},
+        **settings,
+    )
+    assert study.passes(), study.verdict()
+    assert float(study.table()["contraction"]["mass"]) > 0.3
 
 
 def test_mass_in_regions() -> None:

@@ -16,8 +16,9 @@ from inference import exits
 from tests.sbc_toys import Conjugate, model
 from validation import campaigns
 from validation.__main__ import app
-from validation.campaigns import Engine, Name, Problem
+from validation.campaigns import Engine
 from validation.pages import write_index
+from validation.problems import Asked, Name, Problem, make_problem
 from validation.twin_calibration import statistics
 
 
@@ -26,8 +27,8 @@ def run(monkeypatch, tmp_path):
     """Call the command on a model with a closed-form posterior."""
 
     def call(*options: str, **algorithm):
-        monkeypatch.setattr(campaigns, "make_problem", lambda name: Problem(model, "A normal mean.", {}))
-        monkeypatch.setattr(campaigns, "make_engine", lambda engine, parameters: Conjugate(**algorithm))
+        monkeypatch.setattr(campaigns, "make_problem", lambda name, asked: Problem(model, "A normal mean.", {}))
+        monkeypatch.setattr(campaigns, "make_engine", lambda engine, problem: Conjugate(**algorithm))
         settings = [
             "--num-chains",
             "1",
@@ -72,12 +73,12 @@ def test_another_campaign_in_the_folder_is_refused(run):
 
 
 def test_every_engine_and_model_is_there():
-    problem = campaigns.make_problem(Name.linear_gaussian)
+    problem = make_problem(Name.linear_gaussian, Asked())
     assert set(problem.quantities) == {"log_likelihood"}
-    assert campaigns.make_problem(Name.denoising).parameters == ("noise_level",)
-    kinds = [type(campaigns.make_engine(engine)).__name__ for engine in Engine]
+    assert make_problem(Name.denoising, Asked()).parameters == ("noise_level",)
+    kinds = [type(campaigns.make_engine(engine, problem)).__name__ for engine in Engine]
     assert kinds == [campaigns.ALGORITHMS[engine] for engine in Engine]
-    assert kinds == ["NUTS", "HMC", "GibbsDiffusion", "MarginalSurrogate", "Grid"]
+    assert kinds == ["NUTS", "HMC", "AdjustedMCLMC", "GibbsDiffusion", "MarginalSurrogate", "Grid"]
 
 
 @pytest.mark.parametrize(("width", "met"), [(1.0, True), (0.6, False)])

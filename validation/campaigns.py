@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -20,6 +19,7 @@ import typer
 from rich.console import Console
 
 from inference.exits import INTERRUPTED, speaking
+from validation.problems import Asked, Name, Problem, make_problem
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -28,37 +28,12 @@ PASSED, FAILED = 0, 1
 FOLDER = Path("runs/sbc")
 
 
-class Problem(NamedTuple):
-    """What is calibrated.
-
-    Attributes:
-        model: NumPyro model, which takes its data as an argument.
-        about: one sentence for the page.
-        quantities: further quantities, see :func:`bayesdiff.calibration.sbc`.
-        parameters: that a grid is laid over.
-    """
-
-    model: Callable[..., Any]
-    about: str
-    quantities: dict[str, Any]
-    parameters: tuple[str, ...] = ("H0", "omega_b", "sigma")
-
-
-class Name(StrEnum):
-    """The models that can be calibrated."""
-
-    linear_gaussian = "linear_gaussian"
-    dust_cmb = "dust_cmb"
-    gaussian_fields = "gaussian_fields"
-    density_fields = "density_fields"
-    denoising = "denoising"
-
-
 class Engine(StrEnum):
     """The algorithms that can be."""
 
     nuts = "nuts"
     hmc = "hmc"
+    microcanonical = "microcanonical"
     gibbs = "gibbs"
     surrogate = "surrogate"
     grid = "grid"
@@ -74,14 +49,18 @@ class Lengths(NamedTuple):
 CAMPAIGNS = {
     Engine.nuts: Lengths(4, 700),
     Engine.hmc: Lengths(4, 400),
+    Engine.microcanonical: Lengths(4, 700),
     Engine.gibbs: Lengths(4, 500),
     Engine.surrogate: Lengths(4, 250),
     Engine.grid: Lengths(1, 400),
 }
 """Lengths by engine: the effective draws of a chain differ, those of a grid are independent."""
+OF_FIELDS = {Engine.nuts: Lengths(4, 400), Engine.hmc: Lengths(4, 700), Engine.gibbs: Lengths(4, 3000)}
+"""Lengths where a whole field is sampled."""
 ALGORITHMS = {
     Engine.nuts: "NUTS",
     Engine.hmc: "HMC",
+    Engine.microcanonical: "AdjustedMCLMC",
     Engine.gibbs: "GibbsDiffusion",
     Engine.surrogate: "MarginalSurrogate",
     Engine.grid: "Grid",
@@ -94,10 +73,19 @@ def sbc(
         Name,
         typer.Argument(
             metavar="MODEL",
-            help="linear_gaussian (the analytic twin), dust_cmb, gaussian_fields, density_fields or denoising.",
+            help=f"{', '.join(Name)} (linear_gaussian is the analytic twin).",
         ),
     ],
     engine: Annotated[Engine, typer.Option(help="Algorithm on trial.")] = Engine.nuts,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME | twin | PATH",
+            help="Diffusion prior: a trained one by name, 'twin' (a Gaussian field, no network), or the folder of a "
+            "saved model.",
+            show_default="that which ships for the model",
+        ),
+    ] = None,
     num: Annotated[int, typer.Option(min=1, help="Simulations; more than last time extends the campaign.")] = 300,
     num_chains: Annotated[int | None, typer.Option(min=1, help="Chains on each.", show_default=_BY_ENGINE)] = None,
     num_samples: Annotated[
@@ -112,7 +100,7 @@ def sbc(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/sbc/MODEL-ENGINE")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/sbc/MODEL-ENGINE[-PRIOR]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Simulate data sets of known truth from a model, infer each, and test where the truth lies.
@@ -124,18 +112,22 @@ def sbc(
     import bayesdiff as bd
 
     console = Console(highlight=False)
-    folder = output or FOLDER / f"{name.value}-{engine.value}"
+    of_prior = "" if prior is None else f"-{Path(prior).name}"
+    folder = output or FOLDER / f"{name.value}-{engine.value}{of_prior}"
     with speaking("Interrupted before a simulation was finished."), cluster(workers, scheduler) as client:
-        problem = make_problem(name)
+        problem = make_problem(name, Asked(prior, gibbs=engine is Engine.gibbs))
+        lengths = (CAMPAIGNS | OF_FIELDS if problem.has_field else CAMPAIGNS)[engine]
         study = bd.calibration.sbc(
             jax.random.key(seed),
             problem.model,
-            algorithm=make_engine(engine, problem.parameters),
+            algorithm=make_engine(engine, problem),
             num_simulations=num,
-            num_chains=num_chains or CAMPAIGNS[engine].num_chains,
-            num_samples=num_samples or CAMPAIGNS[engine].num_samples,
+            num_chains=num_chains or lengths.num_chains,
+            num_samples=num_samples or lengths.num_samples,
             num_draws=num_draws,
+            parameters=problem.ranked,
             quantities=problem.quantities,
+            simulator=problem.simulator,
             store=folder / "study.sbc",
             progress=not quiet,
             client=client,
@@ -179,40 +171,25 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client | None]:
         yield client
 
 
-def make_problem(name: Name) -> Problem:
-    """The model of a name."""
-    import bayesdiff as bd
-    from models.dust_cmb.model import make_model
-    from models.linear_gaussian import make_twin
-
-    if name is Name.linear_gaussian:
-        model = make_model(make_twin())
-        about = "Gaussian dust of 32 x 32 pixels of 8 arcmin and a CMB of unknown cosmology, likelihood in closed form."
-        return Problem(model, about, {"log_likelihood": bd.calibration.log_likelihood(model)})
-    if name is Name.dust_cmb:
-        about = "Dust drawn from the shipped prior dust-cmb-64, a CMB of unknown cosmology, 64 x 64 pixels of 8 arcmin."
-        return Problem(make_model(bd.load_pretrained("dust-cmb-64")), about, {})
-    problem: Any = import_module(f"models.{name.value}.model")
-    bound = bd.Elbo(num_times=32, num_noise=1)
-    if name is Name.denoising:
-        about = "Dust of 64 x 64 pixels drawn from the shipped prior dust-64, in white noise of unknown level."
-        return Problem(problem.make_model(bd.load_pretrained("dust-64"), bound), about, {}, ("noise_level",))
-    shipped = f"{name.value.replace('_', '-')}-64"
-    prior = bd.load_pretrained(shipped)
-    about = f"Fields of 64 x 64 pixels drawn from the shipped conditional prior {shipped}, its parameters unknown."
-    return Problem(problem.make_model(prior, bound), about, {}, prior.context_names)
-
-
-def make_engine(engine: Engine, parameters: tuple[str, ...] = ("H0", "omega_b", "sigma")) -> Any:
+def make_engine(engine: Engine, problem: Problem) -> Any:
     """The algorithm of a name, with the settings of campaigns."""
     import bayesdiff as bd
 
-    algorithms: dict[Engine, Any] = {
-        Engine.nuts: bd.NUTS(num_warmup=400),
-        Engine.hmc: bd.HMC(num_warmup=400),
+    field = problem.has_field
+    # A field is whitened: no two of its values hang together.
+    chains: dict[str, Any] = {"num_warmup": 300 if field else 400, "dense_mass": not field}
+    length = 1.5 if problem.trajectory_length is None else problem.trajectory_length
+    algorithms: dict[Engine, Callable[[], Any]] = {
+        Engine.nuts: lambda: bd.NUTS(**chains),
+        Engine.hmc: lambda: bd.HMC(**chains),
+        Engine.microcanonical: lambda: bd.AdjustedMCLMC(num_warmup=chains["num_warmup"], trajectory_length=length),
         # Where the field hides most of the noise only the shifts get anywhere.
-        Engine.gibbs: bd.GibbsDiffusion(num_parameter_steps=3, num_shifts=8),
-        Engine.surrogate: bd.MarginalSurrogate(),
-        Engine.grid: bd.Grid(dict.fromkeys(parameters, 24)),
+        Engine.gibbs: lambda: (
+            bd.GibbsDiffusion(num_warmup=300, num_diffusion_steps=8)
+            if field
+            else bd.GibbsDiffusion(num_parameter_steps=3, num_shifts=8)
+        ),
+        Engine.surrogate: bd.MarginalSurrogate,
+        Engine.grid: lambda: bd.Grid(dict.fromkeys(problem.parameters, 24)),
     }
-    return algorithms[engine]
+    return algorithms[engine]()

@@ -2,8 +2,9 @@
 
 The model is that of :mod:`validation.prior_calibration`, dust in white noise of unknown level (held-out rows of the
 prior's own maps are judged there). Its data are the Stokes maps Q and U of the same simulation, the Planck sky, and its
-own draws in noise that is not white. Beside the ranks stands the share of observations that are flagged by the noise
-that was separated from them, which has to look white.
+own draws in noise that is not white, beside the study of its own draws in white noise, which is the one there. Beside
+the ranks stands the share of observations that are flagged by the noise that was separated from them, which has to look
+white.
 """
 
 from __future__ import annotations
@@ -25,20 +26,23 @@ from validation.alarms import look_at_first
 from validation.field_calibration import FIELD, own_field
 from validation.figures import RESULTS, Figure, below
 from validation.misspecification import planck_map, polarisation_maps
-from validation.prior_calibration import KEY, OWN, SURROGATE, simulate
+from validation.prior_calibration import KEY, NUM, OWN, SURROGATE, simulate
 from validation.ranked import quantity_figures
 
-NUM, NUM_LOOKED, NUM_FIELDS = 50, 40, 39
+NUM_LOOKED, NUM_FIELDS = 40, 39
 KNEE = 8.0
 """Wavenumber [fundamental modes] below which red noise has more power than white noise of its level at high |k|."""
 
 
-def run(folder: Path = RESULTS / "prior_misspecification") -> list[Figure]:
-    """All figures of this study, and a page for each kind of data."""
+def run(
+    folder: Path = RESULTS / "prior_misspecification", own: Path = RESULTS / "prior_calibration" / "own_draws"
+) -> list[Figure]:
+    """All figures of this study, and a page for each kind of data; ``own`` has that of the prior's own draws."""
     prior = bd.load_pretrained(DUST.name)
     figures = []
     for name, simulator in kinds(prior).items():
-        figures += judged(name, prior, simulator, folder / name.replace(" ", "_").lower())
+        page = folder / name.replace(" ", "_").lower()
+        figures += judged(name, prior, simulator, page, own if name == OWN else page)
     return figures
 
 
@@ -65,11 +69,14 @@ def reddened(prior: bd.DiffusionModel, dust: Callable[[jax.Array], jax.Array], k
     return simulated | {"y": simulated[FIELD] + noise}
 
 
-def judged(name: str, prior: bd.DiffusionModel, simulator: Callable, folder: Path) -> list[Figure]:
-    """Calibration of the noise level on one kind of data, and how often the observation is flagged."""
+def judged(name: str, prior: bd.DiffusionModel, simulator: Callable, folder: Path, kept: Path) -> list[Figure]:
+    """Calibration of the noise level on one kind of data, and how often the observation is flagged.
+
+    The page goes to ``folder``, the simulations are kept in ``kept``.
+    """
     key, model = jax.random.key(KEY), make_model(prior)
     study = bd.calibration.sbc(
-        key, model, algorithm=SURROGATE, num_simulations=NUM, simulator=simulator, store=folder / "study.sbc"
+        key, model, algorithm=SURROGATE, num_simulations=NUM, simulator=simulator, store=kept / "study.sbc"
     )
     bd.reporting.write_calibration_report(study, folder, title=f"The dust prior on {name}", notes=(str(__doc__),))
     looks = look_at_first(key, model, study, simulator, prior.name, NUM_LOOKED, NUM_FIELDS, 0)

@@ -21,8 +21,9 @@ from numpyro.infer import NUTS as NumPyroNUTS
 
 import bayesdiff as bd
 from bayesdiff.calibration import Sbc, central_coverage, holm, tarp
-from validation.campaigns import ALGORITHMS, CAMPAIGNS, Engine, Name, make_engine, make_problem
+from validation.campaigns import ALGORITHMS, CAMPAIGNS, Engine, make_engine
 from validation.figures import RESULTS, Figure, above, below
+from validation.problems import Asked, Name, make_problem
 
 NUM = 1000
 LEVEL = 0.01
@@ -55,13 +56,13 @@ def judged(engine: Engine, study: Sbc, seconds: float | None) -> list[Figure]:
 
 def campaign(engine: Engine, folder: Path, num: int = NUM, progress: bool = True) -> tuple[Sbc, float | None]:
     """A campaign on the twin and its page, and its seconds if it ran from start to end at once."""
-    problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[engine]
+    problem, settings = make_problem(Name.linear_gaussian, Asked()), CAMPAIGNS[engine]
     store, new = folder / "study.sbc", not (folder / "study.sbc").exists()
     clock = time.perf_counter()
     study = bd.calibration.sbc(
         jax.random.key(KEY),
         problem.model,
-        algorithm=make_engine(engine),
+        algorithm=make_engine(engine, problem),
         num_simulations=num,
         num_chains=settings.num_chains,
         num_samples=settings.num_samples,
@@ -117,7 +118,7 @@ def one_by_one(chain_method: str) -> float:
 
     It compiles for every data set, as ``MCMC`` does for new data; the first simulation is left out.
     """
-    problem, settings = make_problem(Name.linear_gaussian), CAMPAIGNS[Engine.nuts]
+    problem, settings = make_problem(Name.linear_gaussian, Asked()), CAMPAIGNS[Engine.nuts]
     simulate = _simulator(problem.model)
     spent = []
     for number in range(NUM_ONE_BY_ONE + 1):
@@ -125,7 +126,7 @@ def one_by_one(chain_method: str) -> float:
         # A new one for each: with vectorized chains NumPyro's cannot be run again.
         mcmc = MCMC(
             NumPyroNUTS(problem.model, dense_mass=True),
-            num_warmup=make_engine(Engine.nuts).num_warmup,
+            num_warmup=make_engine(Engine.nuts, problem).num_warmup,
             num_samples=settings.num_samples,
             num_chains=settings.num_chains,
             chain_method=chain_method,

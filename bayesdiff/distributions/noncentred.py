@@ -9,6 +9,7 @@ of the flow and its reverse. The change is NumPyro's own ``TransformReparam``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -63,7 +64,10 @@ def noncentred(
     Raises:
         ValueError: when the model is run and has no such site; the message names those it has.
     """
-    return partial(_noncentred, model, None if sites is None else tuple(sites), FlowReparam(num_steps, **settings))
+    changed = partial(_noncentred, model, None if sites is None else tuple(sites), FlowReparam(num_steps, **settings))
+    # Whoever asks which arguments are data sees those of the model.
+    changed.__signature__ = inspect.signature(model)  # pyright: ignore[reportAttributeAccessIssue]
+    return changed
 
 
 def _noncentred(

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
 
 import bayesdiff as bd
 from bayesdiff.diffusion.samplers import draw_prior
@@ -27,6 +29,8 @@ from models.density_fields.model import cosmology
 from models.density_fields.power_spectrum import PowerSpectrumBaseline, draw_parameters, log_evidence
 
 NUM_EVALUATIONS = 24
+NUM_STEPS = 8
+"""Of the flow, where the dark matter is sampled as unit normal values."""
 LARGEST_BATCH = 20 * 64**2
 """Pixels of the fields that are drawn at a time."""
 
@@ -50,6 +54,51 @@ def make_model(reconstruction: bd.DiffusionModel, stars: np.ndarray) -> Callable
         return numpyro.deterministic("surface_density", scales.density.surface_density(x))
 
     return model
+
+
+class OneOf(dist.Distribution):
+    """One of given arrays, each as likely: a source of data sets for a model that asks what lies behind them.
+
+    Args:
+        arrays: (num, ...).
+    """
+
+    support = constraints.real  # pyright: ignore[reportAssignmentType]
+    pytree_data_fields = ("arrays",)
+
+    def __init__(self, arrays: jax.Array, *, validate_args: bool | None = None):
+        self.arrays = arrays
+        super().__init__((), arrays.shape[1:], validate_args=validate_args)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Draw some, with replacement: (*sample_shape, ...)."""
+        return self.arrays[jax.random.randint(key, tuple(sample_shape), 0, len(self.arrays))]
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """The same for every value: none of a model's parameters has a part in it."""
+        return jnp.full(jnp.shape(value)[: jnp.ndim(value) - self.event_dim], -jnp.log(len(self.arrays)))
+
+
+def make_model_of_stars(reconstruction: bd.DiffusionModel, maps: jax.Array, num_steps: int = NUM_STEPS) -> Callable:
+    """The dark matter behind maps of stars that are data, for one compiled program or a calibration study of many.
+
+    Args:
+        reconstruction: a model of :mod:`models.dark_matter.prior`.
+        maps: of stars as they may occur, on the scale of the reconstruction, (num, 2, H, W); without data, one of them.
+        num_steps: steps of the probability flow.
+
+    Returns:
+        A NumPyro model of ``stars`` (2, H, W), p(stars) p(x | stars), with sites ``x`` (1, H, W; its unit normal values
+        at ``x_base``) and ``surface_density`` [(Msun/h) / (Mpc/h)^2].
+    """
+    scale = scales_of(reconstruction).density
+
+    def model(stars=None):
+        shown = numpyro.sample("stars", OneOf(maps), obs=stars)
+        x = numpyro.sample("x", bd.DiffusionPrior(reconstruction.given(shown)))
+        numpyro.deterministic("surface_density", scale.surface_density(x))
+
+    return bd.noncentred(model, num_steps=num_steps)
 
 
 def draw(
