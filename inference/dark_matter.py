@@ -68,7 +68,7 @@ def dark_matter(
         typer.Option(
             min=4, help="Of the network, for a draw; the published model takes 250.", rich_help_panel=_INFERENCE
         ),
-    ] = 24,
+    ] = 28,
     cosmology: Annotated[
         bool,
         typer.Option(

@@ -157,6 +157,10 @@ def measure(
             help="Folder of the maps that it was trained on.", show_default="build/density_fields, build/cib_tsz"
         ),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Suite of those maps, for dark_matter.", show_default="JaxPM-power"),
+    ] = None,
 ) -> None:
     """Measure a prior of density_fields, of dark_matter or of foregrounds anew, written into its card.
 
@@ -172,8 +176,12 @@ def measure(
     given = () if maps is None else (maps,)
     try:
         entries = load_model(model).card.entries
+        if suite is not None and "stars" not in entries:
+            raise ValueError(f"--suite is for a model of dark_matter, '{model}' is none")
         if "stars" in entries:
-            schedule: Any = dark_matter.measure(model, maps or dark_matter.SIMULATIONS).schedule
+            of_maps = {"folder": maps, "suite": suite}
+            chosen: Any = {name: value for name, value in of_maps.items() if value is not None}
+            schedule: Any = dark_matter.measure(model, **chosen).schedule
             result = f"gamma from {schedule.gamma_min:.2f} to {schedule.gamma_max:.2f}"
         elif ENTRY in entries:
             card = foregrounds.measure(model, *given).card.entries

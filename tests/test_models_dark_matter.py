@@ -337,6 +337,13 @@ def test_a_reconstruction_is_measured_on_its_own_maps(
     prior.make_prior(twin, scales).save(tmp_path / "model")
     with pytest.raises(ValueError, match="measure it on its own training maps"):
         prior.measure(tmp_path / "model", tmp_path, "Toy")
+    result = CliRunner().invoke(app, ["measure", str(tmp_path / "model"), "--maps", str(tmp_path), "--suite", "Toy"])
+    assert result.exit_code == 2
+    assert "measure it on its own training maps" in " ".join(result.output.split())
+    shipped = str(Path(bd.__file__).parent / "pretrained" / "kappa-64")
+    result = CliRunner().invoke(app, ["measure", shipped, "--suite", "Toy"])
+    assert result.exit_code == 2
+    assert "--suite is for a model of dark_matter" in " ".join(result.output.split())
 
 
 def test_training_maps_of_another_suite_go_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from models.dark_matter.prior import scales_of
 from models.density_fields.model import cosmology
 from models.density_fields.power_spectrum import PowerSpectrumBaseline, draw_parameters, log_evidence
 
-NUM_EVALUATIONS = 24
+NUM_EVALUATIONS = 28
 NUM_STEPS = 8
 """Of the flow, where the dark matter is sampled as unit normal values."""
 LARGEST_BATCH = 20 * 64**2
