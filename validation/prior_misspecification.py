@@ -37,12 +37,11 @@ KNEE = 8.0
 def run(
     folder: Path = RESULTS / "prior_misspecification", own: Path = RESULTS / "prior_calibration" / "own_draws"
 ) -> list[Figure]:
-    """All figures of this study, and a page for each kind of data; ``own`` has that of the prior's own draws."""
+    """All figures of this study, and a page for each kind of data; that of the prior's own draws is in ``own``."""
     prior = bd.load_pretrained(DUST.name)
     figures = []
     for name, simulator in kinds(prior).items():
-        page = folder / name.replace(" ", "_").lower()
-        figures += judged(name, prior, simulator, page, own if name == OWN else page)
+        figures += judged(name, prior, simulator, own if name == OWN else folder / name.replace(" ", "_").lower())
     return figures
 
 
@@ -69,16 +68,14 @@ def reddened(prior: bd.DiffusionModel, dust: Callable[[jax.Array], jax.Array], k
     return simulated | {"y": simulated[FIELD] + noise}
 
 
-def judged(name: str, prior: bd.DiffusionModel, simulator: Callable, folder: Path, kept: Path) -> list[Figure]:
-    """Calibration of the noise level on one kind of data, and how often the observation is flagged.
-
-    The page goes to ``folder``, the simulations are kept in ``kept``.
-    """
+def judged(name: str, prior: bd.DiffusionModel, simulator: Callable, folder: Path) -> list[Figure]:
+    """Calibration of the noise level on one kind of data, and how often the observation is flagged."""
     key, model = jax.random.key(KEY), make_model(prior)
     study = bd.calibration.sbc(
-        key, model, algorithm=SURROGATE, num_simulations=NUM, simulator=simulator, store=kept / "study.sbc"
+        key, model, algorithm=SURROGATE, num_simulations=NUM, simulator=simulator, store=folder / "study.sbc"
     )
-    bd.reporting.write_calibration_report(study, folder, title=f"The dust prior on {name}", notes=(str(__doc__),))
+    if name != OWN:  # its page is that of the other study, which has fields as well
+        bd.reporting.write_calibration_report(study, folder, title=f"The dust prior on {name}", notes=(str(__doc__),))
     looks = look_at_first(key, model, study, simulator, prior.name, NUM_LOOKED, NUM_FIELDS, 0)
     share = sum(bool(looked.findings) for looked in looks) / NUM_LOOKED
     label = f"{name}: observations of {NUM_LOOKED} that are flagged, share"
