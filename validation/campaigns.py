@@ -55,7 +55,7 @@ CAMPAIGNS = {
     Engine.grid: Lengths(1, 400),
 }
 """Lengths by engine: the effective draws of a chain differ, those of a grid are independent."""
-OF_FIELDS = {Engine.nuts: Lengths(4, 400), Engine.hmc: Lengths(4, 700), Engine.gibbs: Lengths(4, 3000)}
+OF_FIELDS = {Engine.nuts: Lengths(4, 400), Engine.hmc: Lengths(4, 700), Engine.gibbs: Lengths(4, 1000)}
 """Lengths where a whole field is sampled."""
 ALGORITHMS = {
     Engine.nuts: "NUTS",

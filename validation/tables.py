@@ -147,7 +147,7 @@ SYSTEMS = (
                 "stars 'environment': R(k) of a draw of the mass is above",
             ),
             Entry(
-                "spectra by 24 evaluations less those by 250 [sample errors]",
+                "spectra by 28 evaluations less those by 250 [sample errors]",
                 "takes 250",
                 "dark_matter",
                 "power of draws by",
