@@ -19,6 +19,7 @@ STUDIES = (
     "mixture_calibration",
     "mixture_misspecification",
     "shipped_calibration",
+    "dark_matter_calibration",
 )
 """Studies that write calibration pages."""
 _NOTE = (

@@ -3,10 +3,9 @@
 The priors of matter, of convergence, of CIB and tSZ and of the shapes of dust are observed in white noise of a level to
 be found. Fields are draws of the priors themselves by the reverse process, which tests denoiser, bound and samplers
 together. Fields of a known power law are what their conditional prior was trained for, and come from the closed form.
-The dark matter behind stars is that of held-out simulations, ranked in the mass of a quarter of the map and in its
-highest density; its regions and spectra are judged in the study ``dark_matter``. The prior of dust behind the CMB
-(:mod:`validation.mixture_calibration`), ``dust-64`` and ``density-fields-64`` have studies of their own, also on maps
-that they have not seen.
+The prior of dust behind the CMB (:mod:`validation.mixture_calibration`), ``dust-64``, ``density-fields-64`` and
+``dark-matter-64`` (:mod:`validation.dark_matter_calibration`) have studies of their own, also on maps that they have
+not seen.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from validation.field_calibration import Campaign, calibrate, of_fields, of_stud
 from validation.field_posteriors import SURROGATE
 from validation.figures import RESULTS, Figure
 from validation.prior_calibration import in_noise
-from validation.problems import Asked, Name, make_problem
 
 DENOISED = {
     "matter-64": "dark matter of N-body boxes",
@@ -34,9 +32,8 @@ DENOISED = {
     "cib-tsz-64": "CIB and tSZ",
     "dust-shapes-64": "shapes of dust",
 }
-GAUSSIAN, DARK_MATTER = "gaussian-fields-64", "dark-matter-64"
+GAUSSIAN = "gaussian-fields-64"
 NUM, NUM_FIELDS, KEY = 50, 20, 43
-NUM_SAMPLES = 75
 
 
 def run(folder: Path = RESULTS / "shipped_calibration") -> list[Figure]:
@@ -45,8 +42,7 @@ def run(folder: Path = RESULTS / "shipped_calibration") -> list[Figure]:
     for name, campaign in campaigns().items():
         study, fields = calibrate(campaign, folder / name)
         figures += [*of_study(name, study, required=False), *of_fields(name, fields, required=False)]
-    figures += of_study(GAUSSIAN, power_laws(folder / GAUSSIAN), required=False)
-    return figures + of_study(DARK_MATTER, stars(folder / DARK_MATTER), required=False)
+    return figures + of_study(GAUSSIAN, power_laws(folder / GAUSSIAN), required=False)
 
 
 def campaigns() -> dict[str, Campaign]:
@@ -74,26 +70,6 @@ def power_laws(folder: Path) -> Sbc:
     )
     title = f"{GAUSSIAN}: amplitude and index of a power law"
     bd.reporting.write_calibration_report(study, folder, title=title, notes=(str(__doc__),))
-    return study
-
-
-def stars(folder: Path) -> Sbc:
-    """Dark matter of held-out simulations by the reconstruction from their stars, and the page."""
-    problem = make_problem(Name.dark_matter, Asked())
-    study = bd.calibration.sbc(
-        jax.random.key(KEY),
-        problem.model,
-        # Unit normal values, nothing else: the network is asked for the kept draws alone.
-        algorithm=bd.HMC(num_warmup=100, dense_mass=False),
-        num_simulations=NUM,
-        num_samples=NUM_SAMPLES,
-        parameters=problem.ranked,
-        quantities=problem.quantities,
-        simulator=problem.simulator,
-        store=folder / "study.sbc",
-    )
-    title = f"{DARK_MATTER}: dark matter of held-out simulations from their stars"
-    bd.reporting.write_calibration_report(study, folder, title=title, notes=(problem.about, str(__doc__)))
     return study
 
 
