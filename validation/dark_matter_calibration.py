@@ -16,9 +16,9 @@ from validation.field_calibration import of_study
 from validation.figures import RESULTS, Figure
 from validation.problems import Asked, Name, make_problem
 
-NUM, NUM_SAMPLES, KEY = 100, 50, 47
+NUM, NUM_CHAINS, NUM_SAMPLES, KEY = 50, 2, 150, 47
 # Unit normal values, nothing else: the network is asked for the kept draws alone.
-ALGORITHM = bd.HMC(num_warmup=100, dense_mass=False)
+ALGORITHM = bd.NUTS(num_warmup=100, dense_mass=False)
 
 
 def run(folder: Path = RESULTS / "dark_matter_calibration") -> list[Figure]:
@@ -29,8 +29,8 @@ def run(folder: Path = RESULTS / "dark_matter_calibration") -> list[Figure]:
         problem.model,
         algorithm=ALGORITHM,
         num_simulations=NUM,
+        num_chains=NUM_CHAINS,
         num_samples=NUM_SAMPLES,
-        num_draws=49,
         parameters=problem.ranked,
         quantities=problem.quantities,
         simulator=problem.simulator,
