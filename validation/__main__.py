@@ -44,7 +44,11 @@ STUDIES = {
     "matter": ("denoising", "matter", "the prior of the large-scale structure: draws, denoising, unknown noise level"),
     "dust": ("denoising", "dust", "the prior of dust in white noise: draws, denoising, unknown noise level"),
     "dark_matter": ("dark_matter", "run", "dark matter reconstructed from the stars of held-out simulations"),
-    "dark_matter_calibration": ("dark_matter_calibration", "run", "calibration of the reconstruction on held-out simulations"),
+    "dark_matter_calibration": (
+        "dark_matter_calibration",
+        "run",
+        "calibration of the reconstruction on held-out simulations",
+    ),
     "masked_map": ("masked_map", "run", "held-out dust under a mask, by Gibbs with the trained prior and its twin"),
     "mass_mapping": ("mass_mapping", "run", "mass maps of HST-COSMOS and of a held-out simulation, against Wiener's"),
     "mass_mapping_held_out": ("mass_mapping", "held_out", "the held-out simulation with the trained convergence prior"),
