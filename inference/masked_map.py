@@ -146,17 +146,14 @@ def resume(output: Path, settings: dict[str, Any], quiet: bool) -> NoReturn:
 def _prepare(settings: dict[str, Any]) -> FieldRun:
     import jax
 
-    from bayesdiff.diffusion.denoiser import is_gaussian
-    from models.denoising.scale import window_scale
-    from models.masked_map.model import CALIBRATION_SD, make_model, unknowns
+    from models.masked_map.model import CALIBRATION_SD, default_calibration_sd, make_model, unknowns
 
     prior = load_prior(settings["prior"])
     key_observation, key_sample = jax.random.split(jax.random.key(settings["seed"]))
     gibbs = MaskedEngine(settings["engine"]) is MaskedEngine.gibbs
     calibration_sd = settings.get("calibration_sd", CALIBRATION_SD)
     if calibration_sd is None:
-        told = is_gaussian(prior.denoiser) or window_scale(prior.card.entries) is not None
-        calibration_sd = 0.0 if gibbs and not told else CALIBRATION_SD
+        calibration_sd = default_calibration_sd(prior, gibbs)
     observed = make_observation(key_observation, prior, settings, calibration=1.0 + 0.4 * calibration_sd)
     model = make_model(
         prior,

@@ -129,15 +129,13 @@ def _denoising(asked: Asked) -> Problem:
 
 
 def _masked_map(asked: Asked) -> Problem:
-    from models.denoising.scale import window_scale
-    from models.masked_map.model import CALIBRATION_SD, NUM_STEPS, make_model, unknowns
+    from models.masked_map.model import NUM_STEPS, default_calibration_sd, make_model, unknowns
     from models.masked_map.observation import scan_noise, survey_mask
 
     prior, words = load(asked, "dust-shapes-64")
     size = prior.event_shape[-1]
     mask = survey_mask(size)
-    told = is_gaussian(prior.denoiser) or window_scale(prior.card.entries) is not None
-    calibration_sd = 0.0 if asked.gibbs and not told else CALIBRATION_SD
+    calibration_sd = default_calibration_sd(prior, asked.gibbs)
     steps = None if asked.gibbs else NUM_STEPS
     model = make_model(prior, mask, scan_noise(size), num_steps=steps, calibration_sd=calibration_sd)
     about = f"Dust drawn from {words}, under a mask and in inhomogeneous noise of unknown level."

@@ -29,6 +29,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 
 import bayesdiff as bd
+from bayesdiff.diffusion.denoiser import is_gaussian
 from models.denoising.scale import window_scale
 from models.masked_map.observation import MaskedMap, check_survey
 
@@ -93,6 +94,12 @@ def parameter_priors(prior: bd.DiffusionModel, calibration_sd: float) -> tuple[A
     calibration = numpyro.sample("calibration", dist.LogNormal(0.0, calibration_sd)) if calibration_sd else 1.0
     scale = window_scale(prior.card.entries)
     return level, calibration, None if scale is None else scale.sample()
+
+
+def default_calibration_sd(prior: bd.DiffusionModel, gibbs: bool) -> float:
+    """``CALIBRATION_SD``; 0 where Gibbs with a learned prior of whole windows could not tell a calibration."""
+    told = is_gaussian(prior.denoiser) or window_scale(prior.card.entries) is not None
+    return 0.0 if gibbs and not told else CALIBRATION_SD
 
 
 def unknowns(prior: bd.DiffusionModel, calibration_sd: float) -> tuple[str, ...]:
