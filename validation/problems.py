@@ -1,8 +1,8 @@
 """The models that can be calibrated on the command line: what is simulated, what is inferred, and what is ranked.
 
 Models whose field is a latent site are ranked in a functional of the field as well. Priors are the shipped ones unless
-another is named; ``twin``, the Gaussian field of the same mean and power, needs no network, and takes minutes where a
-trained prior takes hours.
+another is named; ``twin``, the Gaussian field of the same mean and power, needs no network. Whole fields by trained
+priors are for a GPU.
 """
 
 from __future__ import annotations
