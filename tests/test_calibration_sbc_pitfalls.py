@@ -242,6 +242,7 @@ def test_posterior_sbc_is_known_by_its_reference(tmp_path: Path) -> None:
         posterior_sbc(KEY, model, y, algorithm=Conjugate(), store=over_prior, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_posterior_sbc_with_chains_finds_a_wrong_engine_and_says_what_its_reference_is_worth() -> None:
     y = jnp.array([0.3, 1.1, 0.2])
     settings = {"num_chains": 2, "num_samples": 100, "num_draws": 19, "progress": False}

@@ -57,6 +57,7 @@ def test_several_processes_find_the_same(client, serial, tmp_path: Path):
     assert_same(study(store=tmp_path / "study"), serial)
 
 
+@pytest.mark.slow
 def test_calibration_around_an_observation_runs_on_a_cluster(client):
     settings = {"num_simulations": 12, "num_chains": 2, "num_samples": 30, "num_draws": 19, "chunk_size": CHUNK}
     run = partial(bd.calibration.posterior_sbc, KEY, model, np.array([0.3, 1.1, 0.2]), algorithm=ALGORITHM, **settings)

@@ -244,6 +244,7 @@ def mixture_observation(model) -> jax.Array:
     return jnp.asarray(filtered(white, np.sqrt(0.7 * np.asarray(model.twin.power) + S**2 * noise)))
 
 
+@pytest.mark.slow
 def test_flow_finds_density_and_gradients_of_a_field_mixture():
     model = field_mixture(8)
     y = mixture_observation(model)

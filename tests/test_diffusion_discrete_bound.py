@@ -100,6 +100,7 @@ def test_sampled_terms_are_unbiased_for_any_importance(model):
         assert abs(values.mean() - whole.sum()) < 4.0 * error
 
 
+@pytest.mark.slow
 def test_noise_is_fixed_and_gradients_are_those_of_the_same_function():
     model = exact_prior(SIZE)
     x = bd.DiffusionPrior(model, (0.1, 2.4)).sample(jax.random.key(0))

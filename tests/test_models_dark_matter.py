@@ -240,6 +240,7 @@ def test_the_dark_matter_behind_stars_and_other_data_has_its_exact_posterior(pai
     assert np.sqrt(np.mean(((x.mean(axis=0) - exact) / error) ** 2)) < 1.5
 
 
+@pytest.mark.slow
 def test_dark_matter_behind_stars_that_are_data_is_calibrated_on_its_own_draws(pairs: Pairs) -> None:
     training, held_out = pairs.split(1)
     scales = Scales.of(training)
@@ -316,6 +317,7 @@ def test_the_recipe_ends_in_a_model_that_reconstructs(
     assert np.corrcoef(ours.mean(axis=0).ravel(), truth.ravel())[0, 1] > 0.7
 
 
+@pytest.mark.slow
 def test_ends_of_the_schedule_are_learned_from_where_they_start(pairs: Pairs) -> None:
     scales = Scales.of(pairs)
     paired = scales.paired(pairs)

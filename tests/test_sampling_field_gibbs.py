@@ -83,6 +83,7 @@ def test_a_field_under_a_mask_has_its_exact_posterior(prior, observation):
     assert np.all((level < LEVEL / CALIBRATION) & (level > 0.8 * LEVEL / CALIBRATION))
 
 
+@pytest.mark.slow
 def test_coloured_noise_and_an_operator_that_is_not_diagonal(x64):
     """The field is smoothed before it is masked, and its diffusion has the noise of another spectrum."""
     power, window = red_power(SIZE), 1.0 / (1.0 + 0.3 / red_power(SIZE))
@@ -163,6 +164,7 @@ def test_a_run_that_was_interrupted_continues_to_the_same_draws(prior, observati
         xr.testing.assert_identical(continued[group].to_dataset().load(), whole[group].to_dataset())
 
 
+@pytest.mark.slow
 def test_two_fields_of_one_map_are_told_apart(prior):
     """Each with its own prior; their sum is observed."""
     smooth = bd.DiffusionModel(
@@ -212,6 +214,7 @@ def test_fields_in_a_plate(prior, observation):
     assert abs(np.log(data["posterior"]["level"].values).mean() - np.log(LEVEL)) < 0.5
 
 
+@pytest.mark.slow
 def test_any_other_likelihood_is_sampled_with_a_test(prior):
     """Counts of a lognormal field: against NUTS on unit normal values."""
 

@@ -47,7 +47,8 @@ def make_model(diffusion):
 
 def grid_posterior(diffusion, y):
     sigma = np.linspace(*BOUNDS, 2001)
-    log_density = np.array([float(bd.NoisyDiffusion(diffusion, s, (1.0,)).log_prob(y)) for s in sigma])
+    log_prob = jax.jit(jax.vmap(lambda s: bd.NoisyDiffusion(diffusion, s, (1.0,)).log_prob(y)))
+    log_density = np.asarray(log_prob(sigma))
     weight = np.exp(log_density - log_density.max())
     weight /= weight.sum()
     mean = weight @ sigma

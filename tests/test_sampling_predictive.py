@@ -114,7 +114,7 @@ def test_nothing_to_check_is_refused(model, twin):
         bd.predictive_checks(jax.random.key(0), model, y)
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fields_of_a_plate_are_drawn_and_checked(shared):
     """Each with its own noise level, or all with one: NumPyro expands the distribution then."""
 

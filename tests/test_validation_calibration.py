@@ -52,6 +52,7 @@ def test_noise_of_unknown_level_is_white() -> None:
     assert float(some["y"].std()) == pytest.approx(float(some["noise_level"]), rel=0.06)
 
 
+@pytest.mark.slow
 def test_a_campaign_on_an_exact_prior_passes_and_continues(tmp_path: Path) -> None:
     prior = exact_prior()
     campaign = in_noise(prior, lambda key: own_field(prior, key), "Exact", "A Gaussian prior.")

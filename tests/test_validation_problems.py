@@ -57,6 +57,7 @@ def test_fields_are_ranked_in_a_functional(stars: HeldOut) -> None:
     assert float(found["highest density"]) == pytest.approx(float(found["x"].max()))
 
 
+@pytest.mark.slow
 def test_sky_under_a_mask_and_foregrounds_have_their_parameters(data_dir: object) -> None:
     del data_dir
     found = measured(make_problem(Name.cib_tsz, TWIN))
