@@ -18,7 +18,7 @@ from validation.field_calibration import Campaign, calibrate, observe, of_fields
 from validation.figures import RESULTS, Figure
 
 PRIOR = "dust-cmb-64"
-NUM, NUM_FIELDS, KEY = 20, 20, 43
+NUM, NUM_FIELDS, KEY = 30, 20, 43
 FOLDER = RESULTS / "mixture_calibration"
 
 
