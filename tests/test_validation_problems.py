@@ -77,8 +77,15 @@ def test_gibbs_takes_the_field_as_it_is_and_no_calibration_of_a_prior_of_whole_w
     assert make_problem(Name.masked_map, Asked("dust-64")).ranked == ("level", "calibration")
 
 
-def _sites(problem: Problem) -> tuple[str, ...]:
-    return bd.sampling.target.build_target(KEY, problem.model, (np.zeros((1, 64, 64), np.float32),)).latent
+@pytest.mark.parametrize("name", [Name.mass_mapping, Name.cib_tsz])
+def test_gibbs_takes_whole_fields_as_they_are(name: Name, data_dir: object) -> None:
+    del data_dir
+    assert "x_base" in _sites(make_problem(name, TWIN), 2)
+    assert "x" in _sites(make_problem(name, Asked("twin", gibbs=True)), 2)
+
+
+def _sites(problem: Problem, num_channels: int = 1) -> tuple[str, ...]:
+    return bd.sampling.target.build_target(KEY, problem.model, (np.zeros((num_channels, 64, 64), np.float32),)).latent
 
 
 def test_a_learned_prior_has_its_bound_and_a_twin_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,25 +146,27 @@ def _masked_map(asked: Asked) -> Problem:
 
 def _mass_mapping(asked: Asked) -> Problem:
     from models.mass_mapping.data import load_cosmos
-    from models.mass_mapping.model import make_model
+    from models.mass_mapping.model import NUM_STEPS, make_model
     from models.mass_mapping.prior import convergence_scale
 
     prior, words = load(asked, "kappa-64")
-    model = make_model(prior, load_cosmos().survey, convergence_scale(prior).convergence)
+    steps = None if asked.gibbs else NUM_STEPS
+    model = make_model(prior, load_cosmos().survey, convergence_scale(prior).convergence, steps)
     about = f"Convergence drawn from {words}, its shear under the mask and the noise map of HST-COSMOS."
     quantities = {"highest peak": partial(_extreme, "kappa", jnp.max)}
     return Problem(model, about, quantities, ("level",), ("level",), trajectory_length=1.5)
 
 
 def _cib_tsz(asked: Asked) -> Problem:
-    from models.cib_tsz.model import make_model
+    from models.cib_tsz.model import NUM_STEPS, make_model
     from models.cib_tsz.observation import NOISE, cmb_power
 
     prior, words = load(asked, "cib-tsz-64")
     about = f"CIB and tSZ drawn from {words}, their amplitudes unknown, at 95 and 150 GHz in CMB and noise."
     quantities = {"deepest tSZ": partial(_extreme, "tsz", jnp.min)}
     names = ("A_cib", "A_tsz")
-    return Problem(make_model(prior, NOISE, cmb_power()), about, quantities, names, names, trajectory_length=1.5)
+    model = make_model(prior, NOISE, cmb_power(), None if asked.gibbs else NUM_STEPS)
+    return Problem(model, about, quantities, names, names, trajectory_length=1.5)
 
 
 def _dark_matter(asked: Asked) -> Problem:

@@ -110,7 +110,7 @@ def noise_covariance(cmb: np.ndarray, noise: tuple[float, float]) -> np.ndarray:
 
 
 def make_model(
-    prior: bd.DiffusionModel, noise: tuple[float, float], cmb: np.ndarray, num_steps: int = NUM_STEPS
+    prior: bd.DiffusionModel, noise: tuple[float, float], cmb: np.ndarray, num_steps: int | None = NUM_STEPS
 ) -> Callable:
     """The NumPyro model of maps at 95 and 150 GHz, with the field as a non-centred site.
 
@@ -118,7 +118,8 @@ def make_model(
         prior: diffusion prior of CIB and tSZ at 150 GHz, without context.
         noise: depths of the maps [micro-K arcmin].
         cmb: power of the CMB, (H, W) [micro-K^2].
-        num_steps: steps of the probability flow.
+        num_steps: steps of the probability flow, under which the field is a non-centred site; None leaves the field as
+            it is, for ``GibbsDiffusion``.
 
     Returns:
         A model of ``maps`` (2, H, W) with sites ``A_cib``, ``A_tsz``, ``x`` (2, H, W; its unit normal values at
@@ -144,4 +145,4 @@ def make_model(
         numpyro.deterministic("tsz", foregrounds[1:])
         numpyro.sample("maps", CorrelatedMaps(mix(foregrounds), covariance), obs=maps)
 
-    return bd.noncentred(model, num_steps=num_steps)
+    return model if num_steps is None else bd.noncentred(model, num_steps=num_steps)

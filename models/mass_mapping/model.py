@@ -37,7 +37,7 @@ def make_model(
     prior: bd.DiffusionModel,
     survey: Survey,
     to_convergence: Callable[[jax.Array], jax.Array],
-    num_steps: int = NUM_STEPS,
+    num_steps: int | None = NUM_STEPS,
 ) -> Callable:
     """The NumPyro model of an observed shear, with the field as a non-centred site.
 
@@ -45,7 +45,8 @@ def make_model(
         prior: diffusion prior of x, of one channel and without context.
         survey: mask and noise, of the prior's shape.
         to_convergence: of a field x of the prior, e.g. ``convergence_scale(prior).convergence``.
-        num_steps: steps of the probability flow.
+        num_steps: steps of the probability flow, under which the field is a non-centred site; None leaves the field as
+            it is, for ``GibbsDiffusion``.
 
     Returns:
         A model of ``shear`` (2, H, W) with sites ``level``, ``x`` (1, H, W; its unit normal values at ``x_base``),
@@ -69,7 +70,7 @@ def make_model(
         observed = dist.Normal(convergence_to_shear(kappa), level * noise_sd).mask(mask).to_event(3)
         numpyro.sample("shear", observed, obs=shear)
 
-    return bd.noncentred(model, num_steps=num_steps)
+    return model if num_steps is None else bd.noncentred(model, num_steps=num_steps)
 
 
 def observe(
