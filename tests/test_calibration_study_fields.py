@@ -36,7 +36,8 @@ def simulator(key: jax.Array) -> dict[str, jax.Array]:
     key_level, key_field, key_noise = jax.random.split(key, 3)
     level = dist.LogUniform(0.1, 1.0).sample(key_level)
     x = bd.DiffusionPrior(PRIOR).sample(key_field)
-    return {"level": level, "x": x, "y": x + level * jax.random.normal(key_noise, x.shape)}
+    noise = level * jax.random.normal(key_noise, x.shape)
+    return {"level": level, "x": x, "n": noise, "y": x + noise}
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +72,24 @@ def test_a_store_of_fields_continues_and_is_of_one_study(study: Sbc, tmp_path: P
         draw(study, num_fields=2, num_draws=10, store=tmp_path / "fields")
 
 
+def test_several_fields_are_joined_along_the_channels_and_continue(study: Sbc, tmp_path: Path) -> None:
+    both = {"truth": ("x", "n"), "field": ("dust", "noise"), "num_fields": 2, "store": tmp_path / "fields"}
+    truth, draws = draw(study, **both)
+    assert truth.shape == (2, 2, SIZE, SIZE)
+    np.testing.assert_array_equal(truth[:, :1], draw(study, num_fields=2)[0])
+    np.testing.assert_array_equal(draws[:, :, :1], draw(study, num_fields=2)[1])
+    mixture = np.broadcast_to(truth.sum(axis=1)[:, None], draws[:, :, 0].shape)
+    np.testing.assert_allclose(draws.sum(axis=2), mixture, atol=1e-5)
+    np.testing.assert_array_equal(draw(study, **both)[1], draws)
+
+
 def test_what_does_not_fit_is_refused(study: Sbc) -> None:
     with pytest.raises(ValueError, match="num_fields must be 1 to 30, the simulations with a posterior, got 31"):
         draw(study, num_fields=31)
-    with pytest.raises(ValueError, match="must give the true field 'dust', it gives level, x"):
+    with pytest.raises(ValueError, match="must give the true field 'dust', it gives level, n, x"):
         draw(study, truth="dust", num_fields=2)
+    with pytest.raises(ValueError, match=r"truth and field must name as many fields, got 'x' and \['dust', 'noise'\]"):
+        draw(study, field=["dust", "noise"], num_fields=2)
     with pytest.raises(ValueError, match="field must be one of dust, noise, got 'x'"):
         draw(study, field="x", num_fields=2)
     other = Sbc(("sigma",), study.records, study.attributes)

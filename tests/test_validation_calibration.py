@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from bayesdiff.diffusion.fourier import mode_power
 from models.gaussian_fields.data import PARAMETER_BOUNDS
 from models.linear_gaussian import make_twin, power_law
 from validation.field_calibration import FIELD, calibrate, of_fields, of_study, own_field
-from validation.mixture_calibration import mix
+from validation.mixture_calibration import CMB, mix
 from validation.prior_calibration import in_noise, simulate
 from validation.shipped_calibration import gaussian_field
 
@@ -34,6 +35,22 @@ def test_a_mixture_holds_its_field_and_noise_of_its_level() -> None:
     expected = some["sigma"][:, None, None] ** 2 * jax.vmap(prior.noise_power)(contexts)
     ratio = mode_power(some["y"] - some[FIELD])[:, 0] / expected
     assert float(ratio.mean()) == pytest.approx(1.0, abs=6 * float(np.sqrt(2.0 / ratio.size)))
+
+
+def test_the_cmb_of_a_mixture_and_what_is_left_are_independent_and_have_their_powers() -> None:
+    prior = make_twin(SIZE)
+    noise: Any = prior.noise
+    some = jax.vmap(partial(mix, prior, partial(own_field, prior)))(jax.random.split(jax.random.key(0), 24))
+    powers = jax.vmap(noise.component_powers)(jnp.stack([some["H0"], some["omega_b"]], axis=1))
+    cmb, rest = some[CMB], some["y"] - some[FIELD] - some[CMB]
+    modes = [
+        jnp.fft.fft2(field[:, 0], norm="ortho") / (some["sigma"][:, None, None] * jnp.sqrt(powers[name]))
+        for name, field in ((CMB, cmb), ("instrument_noise", rest))
+    ]
+    tolerance = 6 * float(np.sqrt(2.0 / modes[0].size))
+    for mode in modes:
+        assert float(jnp.mean(jnp.abs(mode) ** 2)) == pytest.approx(1.0, abs=tolerance)
+    assert float(jnp.mean((modes[0] * modes[1].conj()).real)) == pytest.approx(0.0, abs=tolerance)
 
 
 def test_fields_of_a_power_law_have_it() -> None:

@@ -31,23 +31,25 @@ class Campaign(NamedTuple):
         key: seed of every random number.
         model: NumPyro model whose observed site is ``y`` and that integrates a field out.
         algorithm: of its posterior.
-        simulator: key -> its parameters, ``y`` and `FIELD`.
-        latent: name of the field's draws.
+        simulator: key -> its parameters, ``y`` and the true field.
+        latent: name of the field's draws, or several.
         num: simulations.
         num_fields: of them whose fields are drawn.
         title: of the page.
         about: a note on it.
+        truth: name of the true field in what the simulator returns; of several fields as many as ``latent``.
     """
 
     key: int
     model: Callable[..., Any]
     algorithm: Any
     simulator: Callable[[jax.Array], dict[str, jax.Array]]
-    latent: str
+    latent: str | tuple[str, ...]
     num: int
     num_fields: int
     title: str
     about: str
+    truth: str | tuple[str, ...] = FIELD
 
 
 def calibrate(campaign: Campaign, folder: Path) -> tuple[Sbc, FieldChecks]:
@@ -66,7 +68,7 @@ def calibrate(campaign: Campaign, folder: Path) -> tuple[Sbc, FieldChecks]:
         model,
         study,
         simulator=simulator,
-        truth=FIELD,
+        truth=campaign.truth,
         field=campaign.latent,
         num_fields=campaign.num_fields,
         num_draws=NUM_DRAWS,

@@ -37,8 +37,8 @@ def study_fields(
     study: Sbc,
     *model_args: Any,
     simulator: Simulator,
-    truth: str,
-    field: str | None = None,
+    truth: str | Sequence[str],
+    field: str | Sequence[str] | None = None,
     num_fields: int = 20,
     num_draws: int = 39,
     num_steps: int = 24,
@@ -55,8 +55,9 @@ def study_fields(
         study: the posteriors; it must rank every latent site.
         *model_args: see `sbc`.
         simulator: that of the study, which gives the true field as well.
-        truth: under which name it does.
-        field: name of the field among those of `bayesdiff.draw_fields`; by default that of the first one.
+        truth: under which name it does; of several fields their names, and the channels are joined.
+        field: name of the field among those of `bayesdiff.draw_fields`, or as many names as ``truth`` has; by default
+            that of the first one.
         num_fields: how many simulations, the first that have a posterior.
         num_draws: fields drawn of each, for draws of the parameters evenly over those that the study keeps.
         num_steps: denoiser evaluations of each.
@@ -69,7 +70,8 @@ def study_fields(
         Truth (simulation, channel, height, width) and draws (simulation, draw, channel, height, width).
 
     Raises:
-        ValueError: the study lacks a latent site or simulations, the simulator the true field, or the model a site.
+        ValueError: the study lacks a latent site or simulations, the simulator a true field, or the model a site; or
+            ``truth`` and ``field`` do not name as many fields.
         FileExistsError: the store holds fields of another study.
 
     Example::
@@ -78,6 +80,9 @@ def study_fields(
         print(bd.calibration.check_fields(truth, draws).verdict())
     """
     key, kwargs = typed_key(key), dict(model_kwargs or {})
+    truths, names = _names(truth), None if field is None else _names(field)
+    if len(truths) != (1 if names is None else len(names)):
+        raise ValueError(f"truth and field must name as many fields, got {truth!r} and {field!r}")
     sites = reading.read_sites(model, model_args, kwargs, observed)
     numbers = np.flatnonzero(study.ranked)[:num_fields]
     if not 1 <= num_fields == len(numbers):
@@ -87,8 +92,8 @@ def study_fields(
     values, observation = simulations(
         key, model, numbers, *model_args, observed=observed, simulator=simulator, model_kwargs=kwargs
     )
-    if truth not in values:
-        raise ValueError(f"the simulator must give the true field '{truth}', it gives {', '.join(values)}")
+    if missing := [name for name in truths if name not in values]:
+        raise ValueError(f"the simulator must give the true field '{missing[0]}', it gives {', '.join(values)}")
     of_model = partial(reading.simulate, model, model_args, kwargs, tuple(sites.dtypes))
     shapes = {name: x.shape for name, x in jax.eval_shape(of_model, key)[0].items() if name in sites.latent}
     parameters = _parameters(study, shapes)
@@ -96,7 +101,8 @@ def study_fields(
     key_target, key_fields = jax.random.split(jax.random.fold_in(key, 1))
     target = build_target(key_target, posterior, ({name: x[0] for name, x in observation.items()},))
     require_noisy_sites(key_target, target, "study_fields")
-    about = {"study": identity(study.attributes), "field": field, "num_draws": num_draws, "num_steps": num_steps}
+    kept_field = field if field is None or isinstance(field, str) else list(field)
+    about = {"study": identity(study.attributes), "field": kept_field, "num_draws": num_draws, "num_steps": num_steps}
     folder = None if store is None else _opened(Path(store), about)
 
     def draw(row: int, number: int) -> np.ndarray:
@@ -106,17 +112,21 @@ def study_fields(
         of_row = target.with_data(key_target, {name: x[row] for name, x in observation.items()})
         drawn = fields_of(jax.random.fold_in(key_fields, number), of_row, data, num_draws, num_steps, progress=False)
         found = drawn["fields"].to_dataset()
-        name = field or str(next(iter(found)))
-        if name not in found:
-            raise ValueError(f"field must be one of {', '.join(map(str, found))}, got '{name}'")
-        return np.asarray(found[name].values)[0]
+        wanted = names or (str(next(iter(found))),)
+        if unknown := [name for name in wanted if name not in found]:
+            raise ValueError(f"field must be one of {', '.join(map(str, found))}, got '{unknown[0]}'")
+        return np.concatenate([found[name].values[0] for name in wanted], axis=-3)
 
     draws = []
     with TaskProgress("fields, simulations", num_fields, progress) as bar:
         for row, number in enumerate(numbers):
             draws.append(_kept(folder, int(number), partial(draw, row, int(number))))
             bar.advance(1)
-    return np.asarray(values[truth]), np.stack(draws)
+    return np.concatenate([np.asarray(values[name]) for name in truths], axis=-3), np.stack(draws)
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _parameters(study: Sbc, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
