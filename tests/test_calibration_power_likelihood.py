@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bayesdiff as bd
-from bayesdiff.calibration import fit_exponent
+from bayesdiff.calibration import fit_exponent, gaussian_exponent
 
 NUM, CANDIDATES = 400, 30
 
@@ -36,6 +36,18 @@ def test_exponent_undoes_overconfidence(overconfidence):
         assert found.score > found.score_at_one
 
 
+@pytest.mark.parametrize("overconfidence", [1.0, 4.0])
+def test_gaussian_exponent_is_that_of_candidates_everywhere(overconfidence):
+    z = np.sqrt(overconfidence) * np.random.default_rng(1).normal(size=NUM)
+    # A flat proposal so dense that the sum over candidates is the integral.
+    points = np.column_stack([np.zeros(NUM), np.tile(np.linspace(-40.0, 40.0, 4000), (NUM, 1))])
+    expected = fit_exponent(-0.5 * (points - z[:, None]) ** 2, np.zeros_like(points))
+    found = gaussian_exponent(z)
+    np.testing.assert_allclose(found[:3], expected[:3], rtol=0.02)
+    assert found.score - found.score_at_one == pytest.approx(expected.score - expected.score_at_one, abs=0.01)
+    assert found.value == pytest.approx(1.0 / np.mean(z**2))
+
+
 def test_tempered_density_is_the_power_of_another(x64):
     model = bd.DiffusionModel(bd.GaussianDenoiser(jnp.ones((4, 4))), bd.schedules.Cosine(), bd.WhiteNoise(), (1, 4, 4))
     x = bd.DiffusionPrior(model).sample(jax.random.key(0))
@@ -49,5 +61,8 @@ def test_bad_input_is_refused():
         fit_exponent(np.zeros((3, 1)), np.zeros((3, 1)))
     with pytest.raises(ValueError, match="must be finite"):
         fit_exponent(np.full((3, 2), np.nan), np.zeros((3, 2)))
+    for z in (np.ones(1), np.ones((2, 2)), np.array([1.0, np.nan]), np.zeros(3)):
+        with pytest.raises(ValueError, match="two finite numbers or more, not all zero"):
+            gaussian_exponent(z)
     with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
         bd.Tempered(bd.Exact(), 1.5)

@@ -7,6 +7,7 @@ say; and an unknown noise level is inferred from one patch alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,33 +19,32 @@ from rich.table import Table
 import bayesdiff as bd
 from bayesdiff.calibration import band_coverage
 from models.denoising.data import Maps
-from models.denoising.model import make_model
 from models.denoising.pictures import draw_generated
 from models.denoising.prior import DUST, MATTER, Kind
 from models.denoising.quality import NOISE_LEVELS, denoising_errors
 from models.draws import BAND_EDGES, THRESHOLDS, compare_draws, draw_fields
-from validation.field_posteriors import SURROGATE_OF_ONE, Row, by_surrogate, calibration_figures, posteriors
 from validation.figures import RESULTS, Figure, above, below
+from validation.unknown_noise import as_it_is, cross_fitted
 
 NUM_DRAWS, NUM_TRAINING = 256, 4096
 FEW, MANY, NUM_COMPARED = 30, 1000, 48
 NUM_PATCHES, NUM_POSTERIOR = 24, 39
-NUM_UNKNOWN, UNKNOWN_RANGE = 100, (0.1, 2.0)
 LEVELS = (0.68, 0.95)
 FOLDER = RESULTS / "denoising"
+Unknown = Callable[[bd.DiffusionModel, Maps, Path], list[Figure]]
 
 
 def matter() -> list[Figure]:
     """Figures of the prior of the large-scale structure."""
-    return study(MATTER, power_bound=0.05)
+    return study(MATTER, as_it_is, power_bound=0.05)
 
 
 def dust() -> list[Figure]:
     """Figures of the prior of dust."""
-    return study(DUST, power_bound=None)
+    return study(DUST, cross_fitted, power_bound=None)
 
 
-def study(kind: Kind, power_bound: float | None, folder: Path = FOLDER) -> list[Figure]:
+def study(kind: Kind, unknown_noise: Unknown, power_bound: float | None, folder: Path = FOLDER) -> list[Figure]:
     """Generation, sampling in few steps, denoising at known and unknown noise level."""
     prior, maps = bd.load_pretrained(kind.name), kind.load()
     draws = draw_fields(prior, NUM_DRAWS)
@@ -149,18 +149,3 @@ def posterior_draws(prior: bd.DiffusionModel, truth: np.ndarray, s: float) -> np
         y = jnp.asarray(x) + s * jax.random.normal(noise_key, x.shape)
         out.append(np.asarray(draw(key, y)))
     return np.stack(out)
-
-
-def unknown_noise(prior: bd.DiffusionModel, maps: Maps, folder: Path) -> list[Figure]:
-    """The noise level of single held-out windows, uniform in its logarithm."""
-    cut, level, noise = jax.random.split(jax.random.key(22), 3)
-    x = jax.vmap(maps.windows(held_out=True).draw)(jax.random.split(cut, NUM_UNKNOWN))
-    low, high = np.log(UNKNOWN_RANGE)
-    s = np.exp(np.asarray(jax.random.uniform(level, (NUM_UNKNOWN,), minval=low, maxval=high)))
-    y = np.asarray(x + s[:, None, None, None] * jax.random.normal(noise, x.shape))
-    bound = bd.Elbo(num_times=32, num_noise=1)
-    algorithm = bd.MarginalSurrogate(bound, **SURROGATE_OF_ONE)
-    estimate = by_surrogate(make_model(prior), algorithm, ("noise_level",))
-    rows: list[Row] = posteriors(folder, "unknown_noise", estimate, y, s[:, None])
-    required = {"noise_level": (0.65, 0.95)}
-    return calibration_figures("unknown noise", rows, s[:, None], ("noise_level",), required)

@@ -20,7 +20,7 @@ from .field_checks import FieldChecks, check_fields
 from .field_coverage import BandCoverage, PixelCoverage, band_coverage, pixel_coverage
 from .field_functionals import FunctionalRanks, field_tarp, functional_ranks
 from .local_coverage import LocalCoverage, local_coverage
-from .power_likelihood import Exponent, fit_exponent
+from .power_likelihood import Exponent, fit_exponent, gaussian_exponent
 from .rank_tests import RankTests, chi_square, holm, location_and_scale, rank_tests
 from .ranks import Thinned, rank_statistics, thin
 from .sbc_records import Fault
@@ -71,6 +71,7 @@ __all__ = [
     "fit_exponent",
     "field_tarp",
     "functional_ranks",
+    "gaussian_exponent",
     "holm",
     "joint_density_ranks",
     "local_coverage",
