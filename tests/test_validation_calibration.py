@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import bayesdiff as bd
+from bayesdiff.calibration import check_fields
 from bayesdiff.diffusion.fourier import mode_power
 from models.gaussian_fields.data import PARAMETER_BOUNDS
 from models.linear_gaussian import make_twin, power_law
@@ -51,6 +52,19 @@ def test_the_cmb_of_a_mixture_and_what_is_left_are_independent_and_have_their_po
     for mode in modes:
         assert float(jnp.mean(jnp.abs(mode) ** 2)) == pytest.approx(1.0, abs=tolerance)
     assert float(jnp.mean((modes[0] * modes[1].conj()).real)) == pytest.approx(0.0, abs=tolerance)
+
+
+def test_the_coverage_of_each_of_two_fields_is_told_by_its_name() -> None:
+    rng = np.random.default_rng(2)
+    truth, draws = rng.normal(size=(12, 2, 16, 16)), rng.normal(size=(12, 19, 2, 16, 16))
+    draws[:, :, 1] *= 0.5  # the second is too sure
+    found = {f.name: f.value for f in of_fields("own", check_fields(truth, draws, num_bins=3), False, ("dust", "CMB"))}
+    right, wrong = (
+        float(str(found[f"own: 68% coverage of modes, {name}: the band farthest from it"]).split()[0])
+        for name in ("dust", "CMB")
+    )
+    assert right == pytest.approx(0.68, abs=0.05)
+    assert wrong < 0.5
 
 
 def test_fields_of_a_power_law_have_it() -> None:

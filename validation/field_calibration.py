@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,12 +129,20 @@ def quarter_figures(name: str, study: Sbc) -> list[Figure]:
     return figures
 
 
-def of_fields(name: str, fields: FieldChecks, required: bool) -> list[Figure]:
-    """Figures of the fields, and their coverage in every band; with ``required`` every check must pass."""
+def of_fields(name: str, fields: FieldChecks, required: bool, channels: Sequence[str] = ()) -> list[Figure]:
+    """Figures of the fields, and their coverage in every band; with ``required`` every check must pass.
+
+    Args:
+        name: of the fields.
+        fields: their checks.
+        required: whether every check must pass.
+        channels: what the channels are, where there are several.
+    """
     observed, spread = fields.bands.coverage.observed, fields.bands.spread.z
-    for channel, (shares, z) in enumerate(zip(observed, spread, strict=True)):
-        title = f"{name}: coverage of modes" + (f", channel {channel}" if len(observed) > 1 else "")
-        table = Table("|k|", *(f"{level:.0%}" for level in LEVELS), "spread [s.e.]", title=title)
+    channels = channels or [f"channel {i}" if len(observed) > 1 else "" for i in range(len(observed))]
+    labels = [f"coverage of modes{', ' * bool(channel)}{channel}" for channel in channels]
+    for label, shares, z in zip(labels, observed, spread, strict=True):
+        table = Table("|k|", *(f"{level:.0%}" for level in LEVELS), "spread [s.e.]", title=f"{name}: {label}")
         for k, share, band in zip(fields.bands.centers, shares, z, strict=True):
             table.add_row(f"{k:.1f}", *(f"{x:.3f}" for x in share), f"{band:+.1f}")
         Console(width=100).print(table)
@@ -143,9 +151,9 @@ def of_fields(name: str, fields: FieldChecks, required: bool) -> list[Figure]:
     for check, p in fields.p_values().items():
         label = f"{name}: {check} of {fields.num_simulations} fields: p-value"
         figures.append(above(label, p, 0.01 / len(fields.p_values())) if required else Figure(label, p))
-    for i, level in enumerate(LEVELS):
-        channel, band = np.unravel_index(np.argmax(np.abs(observed[..., i] - level)), observed.shape[:2])
-        label = f"{name}: {level:.0%} coverage of modes: the band farthest from it"
-        value = f"{observed[channel, band, i]:.3f} at |k| of {fields.bands.centers[band]:.1f}"
-        figures.append(Figure(label, value))
+    for label, shares in zip(labels, observed, strict=True):
+        for i, level in enumerate(LEVELS):
+            band = int(np.argmax(np.abs(shares[:, i] - level)))
+            value = f"{shares[band, i]:.3f} at |k| of {fields.bands.centers[band]:.1f}"
+            figures.append(Figure(f"{name}: {level:.0%} {label}: the band farthest from it", value))
     return [*figures, Figure(f"{name}: TARP area of fields", fields.tarp.area)]

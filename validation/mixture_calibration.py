@@ -43,7 +43,7 @@ def run(folder: Path = FOLDER) -> list[Figure]:
         (FIELD, CMB),
     )
     study, fields = calibrate(campaign, folder / name.replace(" ", "_"))
-    return [*of_study(name, study, required=False), *of_fields(name, fields, required=False)]
+    return [*of_study(name, study, required=False), *of_fields(name, fields, required=False, channels=("dust", "CMB"))]
 
 
 def mix(
