@@ -58,13 +58,19 @@ def test_the_coverage_of_each_of_two_fields_is_told_by_its_name() -> None:
     rng = np.random.default_rng(2)
     truth, draws = rng.normal(size=(12, 2, 16, 16)), rng.normal(size=(12, 19, 2, 16, 16))
     draws[:, :, 1] *= 0.5  # the second is too sure
-    found = {f.name: f.value for f in of_fields("own", check_fields(truth, draws, num_bins=3), False, ("dust", "CMB"))}
+    checks = check_fields(truth, draws, num_bins=3, channels=("dust", "CMB"))
+    found = {f.name: f.value for f in of_fields("own", checks, required=False)}
     right, wrong = (
         float(str(found[f"own: 68% coverage of modes, {name}: the band farthest from it"]).split()[0])
         for name in ("dust", "CMB")
     )
     assert right == pytest.approx(0.68, abs=0.05)
     assert wrong < 0.5
+    assert "(CMB)" in checks.verdict()
+    assert "(dust)" not in checks.verdict()
+    assert checks.functionals.names[0] == "dust, power in band 0"
+    with pytest.raises(ValueError, match="2 channels have as many names, got 1: dust"):
+        check_fields(truth, draws, num_bins=3, channels=("dust",))
 
 
 def test_fields_of_a_power_law_have_it() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ class Campaign(NamedTuple):
         title: of the page.
         about: a note on it.
         truth: name of the true field in what the simulator returns; of several fields as many as ``latent``.
+        channels: names of the channels of the field, or fields, for the page.
     """
 
     key: int
@@ -50,6 +51,7 @@ class Campaign(NamedTuple):
     title: str
     about: str
     truth: str | tuple[str, ...] = FIELD
+    channels: tuple[str, ...] | None = None
 
 
 def calibrate(campaign: Campaign, folder: Path) -> tuple[Sbc, FieldChecks]:
@@ -74,7 +76,7 @@ def calibrate(campaign: Campaign, folder: Path) -> tuple[Sbc, FieldChecks]:
         num_draws=NUM_DRAWS,
         store=folder / "fields",
     )
-    fields = check_fields(truth, draws, edges=BAND_EDGES, levels=LEVELS)
+    fields = check_fields(truth, draws, edges=BAND_EDGES, levels=LEVELS, channels=campaign.channels)
     bd.reporting.write_calibration_report(study, folder, title=campaign.title, notes=(campaign.about,), fields=fields)
     return study, fields
 
@@ -129,18 +131,11 @@ def quarter_figures(name: str, study: Sbc) -> list[Figure]:
     return figures
 
 
-def of_fields(name: str, fields: FieldChecks, required: bool, channels: Sequence[str] = ()) -> list[Figure]:
-    """Figures of the fields, and their coverage in every band; with ``required`` every check must pass.
-
-    Args:
-        name: of the fields.
-        fields: their checks.
-        required: whether every check must pass.
-        channels: what the channels are, where there are several.
-    """
+def of_fields(name: str, fields: FieldChecks, required: bool) -> list[Figure]:
+    """Figures of the fields, and their coverage in every band; with ``required`` every check must pass."""
     observed, spread = fields.bands.coverage.observed, fields.bands.spread.z
-    channels = channels or [f"channel {i}" if len(observed) > 1 else "" for i in range(len(observed))]
-    labels = [f"coverage of modes{', ' * bool(channel)}{channel}" for channel in channels]
+    several = len(fields.channels) > 1
+    labels = [f"coverage of modes, {channel}" if several else "coverage of modes" for channel in fields.channels]
     for label, shares, z in zip(labels, observed, spread, strict=True):
         table = Table("|k|", *(f"{level:.0%}" for level in LEVELS), "spread [s.e.]", title=f"{name}: {label}")
         for k, share, band in zip(fields.bands.centers, shares, z, strict=True):

@@ -1,8 +1,8 @@
 """Calibration of the prior of dust behind the CMB, in a mixture of unknown cosmology and amplitude.
 
 On draws of the prior itself by the reverse process, which tests denoiser, bound and samplers together. Both separated
-fields are checked: dust is the first channel of the page, the CMB the second. What becomes of dust that the prior has
-not seen is the subject of :mod:`validation.mixtures`.
+fields are checked, the dust and the CMB. What becomes of dust that the prior has not seen is the subject of
+:mod:`validation.mixtures`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def run(folder: Path = FOLDER) -> list[Figure]:
         f"{PRIOR}: dust and CMB of unknown cosmology and amplitude, {name}",
         str(__doc__),
         (FIELD, CMB),
+        ("dust", "CMB"),
     )
     study, fields = calibrate(campaign, folder / name.replace(" ", "_"))
-    return [*of_study(name, study, required=False), *of_fields(name, fields, required=False, channels=("dust", "CMB"))]
+    return [*of_study(name, study, required=False), *of_fields(name, fields, required=False)]
 
 
 def mix(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from bayesdiff.calibration.arrays import Key, generator
 from bayesdiff.calibration.coverage import SIGMAS
 from bayesdiff.calibration.field_coverage import BandCoverage, Fields, PixelCoverage, band_coverage, pixel_coverage
-from bayesdiff.calibration.field_functionals import field_tarp, functional_ranks
+from bayesdiff.calibration.field_functionals import channel_names, field_tarp, functional_ranks
 from bayesdiff.calibration.rank_tests import RankTests, holm, p_text, rank_tests
 from bayesdiff.calibration.tarp import Tarp
 
@@ -25,6 +25,7 @@ class FieldChecks(NamedTuple):
         functionals: tests of the ranks of band powers, Minkowski functionals and the maximum.
         tarp: of the whole field.
         num_simulations: fields that were looked at.
+        channels: their names.
     """
 
     bands: BandCoverage
@@ -32,6 +33,7 @@ class FieldChecks(NamedTuple):
     functionals: RankTests
     tarp: Tarp
     num_simulations: int
+    channels: tuple[str, ...]
 
     def p_values(self) -> dict[str, float]:
         """Smallest p-value of each check, corrected within the check for the number of its tests, by name."""
@@ -66,7 +68,7 @@ class FieldChecks(NamedTuple):
             channels, bands = np.nonzero(failing & (np.sign(spread.z) == side))
             several = spread.z.shape[0] > 1
             where = [
-                f"{self.bands.centers[b]:.3g}" + (f" (channel {c})" if several else "")
+                f"{self.bands.centers[b]:.3g}" + (f" ({self.channels[c]})" if several else "")
                 for c, b in zip(channels, bands, strict=True)
             ]
             if where:
@@ -82,6 +84,7 @@ def check_fields(
     thresholds: Sequence[float] = (-1.0, 0.0, 1.0),
     levels: ArrayLike = SIGMAS,
     key: Key = 0,
+    channels: Sequence[str] | None = None,
 ) -> FieldChecks:
     """Every check of fields.
 
@@ -93,21 +96,23 @@ def check_fields(
         thresholds: of the Minkowski functionals, in standard deviations of all truths.
         levels: nominal levels of central intervals.
         key: for ties and references.
+        channels: their names; default "channel 0", "channel 1", ...
 
     Raises:
-        ValueError: if the shapes do not fit, a value is NaN, or a band holds no mode.
+        ValueError: if the shapes or the names do not fit, a value is NaN, or a band holds no mode.
 
     Example::
 
         checks = check_fields(truth, draws, edges=(0.5, 2.5, 8.5, 32.0))
         print(checks.verdict())
     """
-    rng = generator(key)
-    ranked = functional_ranks(truth, draws, num_bins, edges, thresholds, key=rng)
+    rng, channels = generator(key), channel_names(channels, truth.shape[1])
+    ranked = functional_ranks(truth, draws, num_bins, edges, thresholds, key=rng, channels=channels)
     return FieldChecks(
         bands=band_coverage(truth, draws, num_bins, edges=edges, levels=levels, key=rng),
         pixels=pixel_coverage(truth, draws, levels, key=rng),
         functionals=rank_tests(ranked.ranks, ranked.num_draws, ranked.names),
         tarp=field_tarp(truth, draws, num_bins=num_bins, edges=edges, key=rng),
         num_simulations=truth.shape[0],
+        channels=channels,
     )

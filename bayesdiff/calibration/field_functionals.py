@@ -45,6 +45,7 @@ def functional_ranks(
     thresholds: Sequence[float] = (1.0,),
     window: float = 0.5,
     key: Key = 0,
+    channels: Sequence[str] | None = None,
 ) -> FunctionalRanks:
     """Ranks of band powers, Minkowski functionals and the maximum, of every channel.
 
@@ -57,11 +58,13 @@ def functional_ranks(
             mean: of both, or the truth would not be one of the draws.
         window: width of the window that stands for the delta function in V1 and V2, in standard deviations.
         key: for ties.
+        channels: their names; default "channel 0", "channel 1", ...
 
     Raises:
-        ValueError: if the shapes do not fit, a value is NaN, or a band holds no mode.
+        ValueError: if the shapes or the names do not fit, a value is NaN, or a band holds no mode.
     """
     refuse_unmatched_fields(truth, draws)
+    channels = channel_names(channels, truth.shape[1])
     rng = generator(key)
     mean, sd = _moments(truth, draws)
 
@@ -81,10 +84,22 @@ def functional_ranks(
         points = np.asarray(functionals(simulation_points(truth, draws, index)))
         ranks.append(rank_statistics(points[None, 0], points[None, 1:], rng)[0])
     return FunctionalRanks(
-        tuple(f"channel {channel}, {name}" for channel in range(truth.shape[1]) for name in names),
+        tuple(f"{channel}, {name}" for channel in channels for name in names),
         np.stack(ranks).reshape(truth.shape[0], -1),
         draws.shape[1],
     )
+
+
+def channel_names(channels: Sequence[str] | None, number: int) -> tuple[str, ...]:
+    """The names of channels, or "channel 0", "channel 1", ... where none are given.
+
+    Raises:
+        ValueError: there are more or fewer names than channels.
+    """
+    channels = tuple(f"channel {i}" for i in range(number)) if channels is None else tuple(channels)
+    if len(channels) != number:
+        raise ValueError(f"{number} channels have as many names, got {len(channels)}: {', '.join(channels)}")
+    return channels
 
 
 def _moments(truth: Fields, draws: Fields) -> tuple[np.ndarray, np.ndarray]:

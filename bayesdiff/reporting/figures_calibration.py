@@ -133,7 +133,7 @@ def field_bands_figure(checks: FieldChecks) -> Figure:
         axes.tick_params(axis="x", rotation=90)
         axes.minorticks_off()
         if len(panels) > 1:
-            axes.set_title(f"channel {channel}")
+            axes.set_title(checks.channels[channel])
         despine(axes)
     panels[0].legend(frameon=False, fontsize=8)
     figure.supxlabel("|k|", fontsize=9)
