@@ -2,7 +2,9 @@
 
 Truths are slabs of the 150 held-out simulations, with stars by the recipe of the training and by two that it has not
 seen. The scale where shot noise takes over is that at which half of the power of the stellar map is the noise of its
-galaxies, whose masses are exponential: 2 / (galaxies per pixel) of a map over its mean.
+galaxies, whose masses are exponential: 2 / (galaxies per pixel) of a map over its mean. Of a Gaussian field that stars
+follow exactly, a draw from the posterior correlates with the truth by 1 less the share of the noise in the power of the
+stars, and by no more if they do not; that is shown beside R(k).
 """
 
 from __future__ import annotations
@@ -128,6 +130,13 @@ def correlations(truths: dict[str, Truths], draws: dict[str, np.ndarray]) -> lis
         bound = 0.9 if recipe == OWN else 0.8
         mass = correlation(*masses(draws[recipe][:, 0], some))
         logarithm = correlation(draws[recipe][:, 0], some.field)
+        left = 1.0 - shot_noise_share(some.stars)
+        table.add_row(f"{recipe}: 1 - share of shot noise", *(f"{x:.3f}" for x in left))
+        label = f"stars '{recipe}': 1 - share of shot noise"
+        figures.append(Figure(f"{label}, in the last band", float(left[-1])))
+        figures.append(
+            Figure(f"{label} is above {bound:g} up to a |k| of [fundamental modes]", reach(left, bound), detail=True)
+        )
         for what, values in (("mass", mass), ("log mass", logarithm)):
             table.add_row(f"{recipe}: draws, {what}", *(f"{x:.3f}" for x in values))
             label = f"stars '{recipe}': smallest R(k) of a draw of the {what} up to there"
@@ -158,10 +167,14 @@ def reach(values: np.ndarray, bound: float) -> float:
 
 def shot_noise_limit(stars: np.ndarray) -> float:
     """Where the noise of galaxies becomes half of the power of stellar maps over their mean."""
-    power = power_of((stars / stars.mean())[:, None]).mean(axis=0)
-    share = 2.0 / mean_galaxies_per_pixel() / power
+    share = shot_noise_share(stars)
     centres = 0.5 * (EDGES[1:] + EDGES[:-1])
     return float(np.interp(0.5, share, centres)) if share.max() > 0.5 else float(EDGES[-1])
+
+
+def shot_noise_share(stars: np.ndarray) -> np.ndarray:
+    """Share of the noise of galaxies in the power of stellar maps (num, 64, 64) over their mean, (bands,)."""
+    return 2.0 / mean_galaxies_per_pixel() / power_of((stars / stars.mean())[:, None]).mean(axis=0)
 
 
 def power_of(fields: np.ndarray) -> np.ndarray:
