@@ -3,8 +3,8 @@
 A prior describes the maps it learned from better than others, and the posterior of a noise level, which thousands of
 modes tell, is then too narrow. How much too narrow is itself learned, from windows of known truth that the prior has
 not seen either: the exponent of :func:`bayesdiff.calibration.gaussian_exponent`. Held-out maps are cut into a left
-and a right half, and the exponent for the windows of one half is that of the other (cross-fitting), so that no window
-is judged by what was learned from itself or its surroundings.
+and a right half that share no pixel, and the exponent for the windows of one half is that of the other (cross-fitting),
+so that no window is judged by what was learned from itself.
 """
 
 from __future__ import annotations
